@@ -1,0 +1,496 @@
+"""The recipe: its sections, reading, overriding, writing. Imported without torch.
+
+A field is documented once, under the field. Unknown keys are errors that name the nearest right
+one. "auto" means that a later stage derives the value and records the reason (records.Derived).
+"""
+
+from __future__ import annotations
+
+import difflib
+import io
+import math
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from tunewright.errors import RecipeError
+from tunewright.records import Derived
+
+MAX_RECIPE_BYTES = 1_000_000
+Auto = Literal["auto"]
+# What other tools call our keys; an unknown key that stands here is answered with ours.
+PEERS_NAMES = {
+    "lora_r": "adapter.r",
+    "lora_rank": "adapter.r",
+    "lora_alpha": "adapter.alpha",
+    "lora_dropout": "adapter.dropout",
+    "lora_target_modules": "adapter.target_modules",
+    "lora_target": "adapter.target_modules",
+    "finetuning_type": "adapter.method",
+    "load_in_4bit": "adapter.quantization",
+    "model": "base_model",
+    "model_name_or_path": "base_model",
+    "dataset": "data.train",
+    "datasets": "data.train",
+    "dataset_name": "data.train",
+    "val_set_size": "data.validation",
+    "val_size": "data.validation",
+    "lr": "training.learning_rate",
+    "epochs": "training.num_epochs",
+    "n_epochs": "training.num_epochs",
+    "num_train_epochs": "training.num_epochs",
+    "micro_batch_size": "training.batch_size",
+    "per_device_train_batch_size": "training.batch_size",
+    "gradient_accumulation": "training.gradient_accumulation_steps",
+    "sequence_len": "training.max_length",
+    "cutoff_len": "training.max_length",
+    "max_seq_length": "training.max_length",
+    "sample_packing": "training.packing",
+    "lr_scheduler_type": "training.lr_scheduler",
+    "early_stopping_steps": "training.early_stopping_patience",
+    "report_to": "training.trackers",
+}
+Share = Annotated[float, Field(ge=0.0, lt=1.0)]
+
+
+class Section(BaseModel):
+    """A part of the recipe; frozen, and strict about its keys."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, use_attribute_docstrings=True, protected_namespaces=()
+    )
+
+
+class Columns(Section):
+    """Which columns of the data hold what. All are found by themselves where the answer is clear."""
+
+    input: str | None = None
+    """The text that goes in (or the prompt)."""
+    output: str | None = None
+    """What must come out: label, labels, number, spans or completion."""
+    messages: str | None = None
+    """A conversation: a list of messages."""
+    rejected: str | None = None
+    """The worse answer of a preference pair."""
+    id: str | None = None
+    """A column that identifies the row; kept in messages and predictions."""
+    weight: str | None = None
+    """Weight of the row in the loss."""
+    numeric: tuple[str, ...] = ()
+    """Number columns that the model reads beside the text."""
+    categorical: tuple[str, ...] = ()
+    """Category columns that the model reads beside the text."""
+
+
+class DataSection(Section):
+    """Where the rows come from and how they are divided."""
+
+    train: str | None = None
+    """csv, tsv, jsonl, json, parquet, arrow, folder, hub id, https URL, or embedded:NAME."""
+    validation: Share | str = 0.1
+    """A share of the training rows, or a file."""
+    test: Share | str = 0.1
+    """A share of the training rows, or a file."""
+    columns: Columns = Columns()
+    group: str | None = None
+    """A column whose equal values stay on one side of every split."""
+    split_seed: int = 17
+    """Changes which rows fall on which side; the row order never does."""
+    format: Literal["auto", "csv", "tsv", "jsonl", "json", "parquet", "arrow", "text"] = "auto"
+    """The file format, where the name does not tell."""
+    label_separator: str | None = None
+    """Splits one cell into several labels, "a|b": makes `classify` multi-label."""
+    max_rows: int | None = Field(default=None, ge=1)
+    """Read no more than this many training rows, chosen by content hash."""
+    system_prompt: str | None = None
+    """Put before every conversation that has no system message of its own."""
+    chat_template: str | None = None
+    """A Jinja chat template (or a file with one) in place of the tokenizer's own."""
+
+
+class AdapterSection(Section):
+    """What is trained: all weights, or a low-rank addition."""
+
+    method: Literal["auto", "full", "lora"] = "auto"
+    """auto: full for small encoders, lora otherwise."""
+    r: Annotated[int, Field(ge=1, le=4096)] | Auto = "auto"
+    """Rank of the low-rank addition."""
+    alpha: Annotated[float, Field(gt=0)] | Auto = "auto"
+    """Scale: the addition is multiplied by alpha / r."""
+    dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
+    """Dropout on the input of the low-rank addition."""
+    target_modules: str | tuple[str, ...] = "all-linear"
+    """all-linear, or names (ends of module paths)."""
+    quantization: Literal["none"] = "none"
+    """Precision in which frozen weights are held."""
+
+
+class TrainingSection(Section):
+    """How it is trained."""
+
+    learning_rate: Annotated[float, Field(gt=0, le=10)] | Auto = "auto"
+    """Peak learning rate."""
+    head_learning_rate: Annotated[float, Field(gt=0, le=10)] | Auto = "auto"
+    """Peak learning rate of a freshly made classification head."""
+    batch_size: Annotated[int, Field(ge=1)] | Auto = "auto"
+    """Rows per optimiser step, when gradient_accumulation_steps is auto; else rows per micro-step."""
+    num_epochs: Annotated[float, Field(gt=0, le=10_000)] | Auto = "auto"
+    """Passes over the training rows."""
+    max_steps: int | None = Field(default=None, ge=1)
+    """Stop after this many optimiser steps, whatever num_epochs says."""
+    max_length: Annotated[int, Field(ge=8)] | Auto = "auto"
+    """Longest row in tokens; what is longer is cut, and the loss of target tokens is reported."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """auto: bf16 where the processor has it in hardware."""
+    early_stopping_patience: int | None = Field(default=3, ge=1)
+    """Evaluations without a better validation score before training ends; null: never."""
+    eval_steps: Annotated[int, Field(ge=1)] | Auto = "auto"
+    """Optimiser steps between evaluations on validation; auto: about once an epoch."""
+    save_interval_s: float = Field(default=300.0, ge=0.0)
+    """Most seconds between checkpoints; one is also written at every best evaluation."""
+    save_steps: int | None = Field(default=None, ge=1)
+    """Also write a checkpoint every this many steps."""
+    weight_decay: float = Field(default=0.01, ge=0.0, le=1.0)
+    """Decoupled weight decay on matrices; never on biases and norms."""
+    warmup_ratio: float = Field(default=0.1, ge=0.0, lt=1.0)
+    """Share of the steps over which the learning rate rises from zero."""
+    lr_scheduler: Literal["linear", "cosine", "constant"] = "linear"
+    """How the learning rate falls after the warm-up."""
+    max_grad_norm: float | None = Field(default=1.0, gt=0)
+    """Gradients are scaled down to this norm; null: never."""
+    gradient_accumulation_steps: Annotated[int, Field(ge=1)] | Auto = "auto"
+    """auto: micro-batches are formed by tokens to fit memory."""
+    max_batch_tokens: Annotated[int, Field(ge=16)] | Auto = "auto"
+    """Most tokens in one micro-batch, padding included."""
+    packing: bool = False
+    """Join rows into one sequence with attention kept apart; saves padding on mixed lengths."""
+    label_smoothing: float = Field(default=0.0, ge=0.0, lt=1.0)
+    """Share of the target mass spread over all classes or tokens."""
+    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] | Auto = "auto"
+    """Dropout inside the base; auto: what its config says."""
+    token_dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
+    """Share of input tokens hidden at random, anew for each row and epoch (encoders)."""
+    ema: Annotated[float, Field(gt=0.0, lt=1.0)] | Literal["none"] = "none"
+    """Decay of an exponential moving average of the weights, which is then what is evaluated."""
+    seed: int = 17
+    """Every random choice of training follows from this."""
+    num_workers: int = Field(default=0, ge=0, le=64)
+    """Background processes that prepare batches; never changes the numbers."""
+    num_threads: Annotated[int, Field(ge=1)] | Auto = "auto"
+    """Processor threads; part of the scope in which resume is exact."""
+    activation_checkpointing: Literal["auto", "on", "off"] = "auto"
+    """Recompute activations in the backward pass to save memory."""
+    device: str = "auto"
+    """cpu, cuda, cuda:1, mps; auto takes the best there is."""
+    trackers: tuple[Literal["tensorboard", "mlflow", "wandb"], ...] = ()
+    """Where numbers also go, beside steps.jsonl."""
+
+
+class EvaluationSection(Section):
+    """How the result is judged."""
+
+    metrics: tuple[str, ...] | Auto = "auto"
+    """Metric names; the first is the one that decides. auto: by task."""
+    baselines: tuple[str, ...] | Auto = "auto"
+    """Baseline names; auto: by task. An empty list compares with the untuned base only."""
+    max_new_tokens: Annotated[int, Field(ge=1)] | Auto = "auto"
+    """Longest generated answer; auto: the longest reference in training, and a little more."""
+    num_few_shot: int = Field(default=4, ge=0)
+    """Examples put into the prompt of the few-shot baseline."""
+    max_rows: int | None = Field(default=None, ge=1)
+    """Judge on at most this many test rows, chosen by content hash."""
+
+
+class BudgetSection(Section):
+    """Limits that a run must keep."""
+
+    minutes: float | None = Field(default=None, gt=0)
+    """Training ends, and is judged, after this long."""
+    usd: float | None = Field(default=None, ge=0)
+    """Most money."""
+    memory_gb: float | None = Field(default=None, gt=0)
+    """Most memory; a recipe that needs more is refused."""
+
+
+class BusinessSection(Section):
+    """What the answers are worth; read by the cost-benefit page."""
+
+    requests_per_month: float | None = Field(default=None, ge=0)
+    """How often the model will be asked."""
+    cost_per_error_usd: float | None = Field(default=None, ge=0)
+    """What one wrong answer costs."""
+
+
+class Recipe(Section):
+    """A complete run. Written by `tunewright init`, read by every command."""
+
+    task: Literal["classify", "tag", "regress", "generate", "chat", "continue"] | None = None
+    """What is learned; found from the data where it is clear."""
+    objective: Literal["supervised"] = "supervised"
+    """How it is learned."""
+    provider: str = "here"
+    """Who trains: here."""
+    base_model: str = "embedded:minilm"
+    """Hub id, folder, or embedded:NAME."""
+    base_revision: str | None = None
+    """Branch, tag or commit of a hub model."""
+    trust_remote_code: bool = False
+    """Run code that a model repository brings along. Leave it off."""
+    data: DataSection = DataSection()
+    adapter: AdapterSection = AdapterSection()
+    training: TrainingSection = TrainingSection()
+    evaluation: EvaluationSection = EvaluationSection()
+    budget: BudgetSection = BudgetSection()
+    business: BusinessSection = BusinessSection()
+    search: None = None
+    """Hyper-parameter search; null in this version."""
+    watch: None = None
+    """Monitoring in production; null in this version."""
+    retune: None = None
+    """Tuning again; null in this version."""
+
+    @field_validator("provider")
+    @classmethod
+    def _known_provider(cls, value: str) -> str:
+        if value != "here":
+            raise ValueError("only 'here' trains in this version")
+        return value
+
+
+def read_recipe(path: Path, overrides: Iterable[str] = ()) -> Recipe:
+    """Read a YAML recipe, apply `a.b=c` overrides, check every key and value.
+
+    Relative data and model paths are taken from the recipe's own folder when they exist there.
+    Raises RecipeError with file, line where known, key and remedy.
+    """
+    try:
+        text = path.read_bytes()
+    except FileNotFoundError as error:
+        raise RecipeError(f"{path}: no such recipe; make one with `tunewright init DATA`") from error
+    except OSError as error:
+        raise RecipeError(f"{path}: cannot be read ({error.strerror}); check the path") from error
+    return parse_recipe(text, str(path), overrides, folder=path.parent)
+
+
+def parse_recipe(
+    text: str | bytes, place: str, overrides: Iterable[str] = (), folder: Path | None = None
+) -> Recipe:
+    """Parse recipe text; `place` names it in messages. Raises RecipeError."""
+    if len(text) > MAX_RECIPE_BYTES:
+        raise RecipeError(f"{place}: larger than {MAX_RECIPE_BYTES} bytes; is this a recipe?")
+    lines: dict[str, int] = {}
+    values = _load_yaml(text, place, lines)
+    for override in overrides:
+        _apply_override(values, override)
+    recipe = make_recipe(values, place, lines)
+    return _resolve_paths(recipe, folder) if folder else recipe
+
+
+def make_recipe(
+    values: Mapping[str, Any], place: str = "recipe", lines: Mapping[str, int] | None = None
+) -> Recipe:
+    """Check plain values against the schema. Raises RecipeError naming the first wrong key."""
+    try:
+        return Recipe.model_validate(values)
+    except ValidationError as error:
+        raise RecipeError(_explain(error, place, lines or {})) from None
+
+
+def dump_recipe(recipe: Recipe, derived: Iterable[Derived] = ()) -> str:
+    """YAML of the whole recipe, each derived value followed by its reason as a comment."""
+    reasons = {item.key: item.reason for item in derived}
+    out = io.StringIO()
+    _dump_section(recipe.model_dump(mode="json"), "", reasons, out)
+    return out.getvalue()
+
+
+def with_values(recipe: Recipe, values: Mapping[str, Any]) -> Recipe:
+    """A copy with dotted keys replaced: {"training.learning_rate": 2e-4}. Raises RecipeError."""
+    plain = recipe.model_dump()
+    for key, value in values.items():
+        *path, last = key.split(".")
+        section = plain
+        for part in path:
+            section = section[part]
+        section[last] = value
+    return make_recipe(plain)
+
+
+def field_help(section: type[Section] = Recipe, prefix: str = "") -> list[tuple[str, str, Any]]:
+    """(dotted key, help, default) of every recipe key, for `--help`, docs and `init`."""
+    rows: list[tuple[str, str, Any]] = []
+    for name, info in section.model_fields.items():
+        inner = info.annotation
+        if isinstance(inner, type) and issubclass(inner, Section):
+            rows += field_help(inner, f"{prefix}{name}.")
+        else:
+            rows.append((prefix + name, info.description or "", info.default))
+    return rows
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """SafeLoader that refuses aliases (expansion bombs) and duplicate keys."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.events.AliasEvent):
+            mark = self.peek_event().start_mark
+            raise yaml.constructor.ConstructorError(
+                None, None, "aliases are not allowed; write the value out", mark
+            )
+        return super().compose_node(parent, index)
+
+
+def _load_yaml(text: str | bytes, place: str, lines: dict[str, int]) -> dict[str, Any]:
+    try:
+        loader = _StrictLoader(text)
+        try:
+            node = loader.get_single_node()
+            if node is not None:
+                _note_lines(node, "", lines, place)
+            values = loader.construct_document(node) if node is not None else {}
+        finally:
+            loader.dispose()
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{place}:{mark.line + 1}" if mark else place
+        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+        raise RecipeError(f"{where}: not valid YAML ({problem}); check indentation and quotes") from None
+    if not isinstance(values, dict):
+        raise RecipeError(f"{place}: a recipe is a table of keys, this is {type(values).__name__}")
+    return values
+
+
+def _note_lines(node: yaml.Node, prefix: str, lines: dict[str, int], place: str) -> None:
+    if not isinstance(node, yaml.MappingNode):
+        return
+    for key, value in node.value:
+        name = f"{prefix}{key.value}"
+        if name in lines:
+            raise RecipeError(f"{place}:{key.start_mark.line + 1}: {name} is given twice; keep one")
+        lines[name] = key.start_mark.line + 1
+        _note_lines(value, f"{name}.", lines, place)
+
+
+def _apply_override(values: dict[str, Any], override: str) -> None:
+    key, sign, text = override.partition("=")
+    if not sign or not key.strip():
+        raise RecipeError(f"--set {override}: not of the form a.b=c; write --set adapter.r=8")
+    *path, last = key.strip().split(".")
+    section = values
+    for part in path:
+        inner = section.setdefault(part, {})
+        if not isinstance(inner, dict):
+            if inner is not None:
+                raise RecipeError(f"--set {override}: {part} is a value, not a section")
+            inner = section[part] = {}
+        section = inner
+    section[last] = _load_scalar(text, override)
+
+
+def _load_scalar(text: str, override: str) -> Any:
+    try:
+        value = yaml.load(text, Loader=_StrictLoader)  # noqa: S506 - a SafeLoader subclass
+    except yaml.YAMLError:
+        return text
+    if isinstance(value, str):
+        try:  # YAML 1.1 reads 1e-4 as text
+            number = float(value)
+            return number if math.isfinite(number) else value
+        except ValueError:
+            return value
+    return value
+
+
+def _explain(error: ValidationError, place: str, lines: Mapping[str, int]) -> str:
+    problem = min(error.errors(), key=lambda item: item["type"] != "extra_forbidden")
+    location = [str(part) for part in problem["loc"]]
+    key_path = _real_keys(location)
+    key = ".".join(key_path)
+    where = f"{place}:{lines[key]}" if key in lines else place
+    if problem["type"] == "extra_forbidden":
+        known = _known_keys(key_path[:-1])
+        near = difflib.get_close_matches(key_path[-1], known, n=1, cutoff=0.5)
+        everywhere = [name for name, _, _ in field_help() if name.split(".")[-1] == key_path[-1]]
+        if key_path[-1] in PEERS_NAMES:
+            hint = f"here it is called {PEERS_NAMES[key_path[-1]]}"
+        elif everywhere:
+            hint = f"did you mean {everywhere[0]}?"
+        elif near:
+            hint = f"did you mean {near[0]}?"
+        else:
+            hint = f"known here: {', '.join(known)}"
+        return f"{where}: unknown key {key}; {hint}"
+    if problem["type"] in ("model_type", "model_attributes_type"):
+        known = ", ".join(_known_keys(key_path))
+        return f"{where}: {key} is a section; give it keys: {known}"
+    same_key = [p for p in error.errors() if _real_keys([str(x) for x in p["loc"]]) == key_path]
+    wishes = "; or ".join(dict.fromkeys(_wish(item) for item in same_key))
+    value = repr(problem["input"])
+    return f"{where}: {key} is {value[:80]}; {wishes}"
+
+
+def _wish(problem: Any) -> str:
+    message = str(problem["msg"]).removeprefix("Value error, ")
+    return message[0].lower() + message[1:]
+
+
+def _real_keys(location: list[str]) -> list[str]:
+    """Drop pydantic's own path parts (union branches) from an error's location."""
+    keys: list[str] = []
+    section: type[Section] | None = Recipe
+    for part in location:
+        if section is None:
+            break
+        keys.append(part)
+        info = section.model_fields.get(part)
+        inner = info.annotation if info else None
+        section = inner if isinstance(inner, type) and issubclass(inner, Section) else None
+    return keys
+
+
+def _known_keys(path: list[str]) -> list[str]:
+    section: Any = Recipe
+    for part in path:
+        section = section.model_fields[part].annotation
+    return list(section.model_fields)
+
+
+def _resolve_paths(recipe: Recipe, folder: Path) -> Recipe:
+    """Take relative paths from the recipe's folder when they exist there and not here."""
+    changes: dict[str, Any] = {}
+    candidates = {
+        "base_model": recipe.base_model,
+        "data.train": recipe.data.train,
+        "data.validation": recipe.data.validation,
+        "data.test": recipe.data.test,
+        "data.chat_template": recipe.data.chat_template,
+    }
+    for key, value in candidates.items():
+        if not isinstance(value, str) or len(value) > 4000 or "\n" in value:
+            continue
+        beside = folder / value
+        if not Path(value).exists() and beside.exists():
+            changes[key] = str(beside)
+    return with_values(recipe, changes) if changes else recipe
+
+
+def _dump_section(
+    values: Mapping[str, Any], prefix: str, reasons: Mapping[str, str], out: io.StringIO
+) -> None:
+    depth = prefix.count(".")
+    indent = "  " * depth
+    for name, value in values.items():
+        key = f"{prefix}{name}"
+        if isinstance(value, dict) and value:
+            out.write(f"{indent}{name}:\n")
+            _dump_section(value, f"{key}.", reasons, out)
+            continue
+        text = yaml.safe_dump(
+            value, default_flow_style=True, allow_unicode=True, width=10**9
+        ).strip()
+        text = text.removesuffix("\n...").removesuffix("...").strip()
+        comment = f"  # auto: {reasons[key]}" if key in reasons else ""
+        out.write(f"{indent}{name}: {text}{comment}\n")

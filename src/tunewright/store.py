@@ -1,0 +1,207 @@
+"""The run folder: every file name in it, atomic writes, JSON lines. Nobody else spells these names.
+
+Writes go to a temporary file in the same folder, are fsynced, then renamed over the target, so a
+reader sees the old content or the new, never half of one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import json
+import math
+import os
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tunewright.errors import DiskFull, RunError
+
+# Errno values that mean "no room": the disk, the quota, or the size limit of a file.
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class RunFolder:
+    """Paths of one run. Creating the record touches nothing on disk; `open_run` does."""
+
+    path: Path
+
+    @property
+    def recipe(self) -> Path:
+        return self.path / "recipe.yaml"
+
+    @property
+    def card(self) -> Path:
+        return self.path / "card.json"
+
+    @property
+    def steps(self) -> Path:
+        return self.path / "steps.jsonl"
+
+    @property
+    def evaluations(self) -> Path:
+        return self.path / "evaluations.jsonl"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def model(self) -> Path:
+        return self.path / "model"
+
+    @property
+    def predictions(self) -> Path:
+        return self.path / "predictions.jsonl"
+
+    @property
+    def report_json(self) -> Path:
+        return self.path / "report.json"
+
+    @property
+    def report_html(self) -> Path:
+        return self.path / "report.html"
+
+    @property
+    def report_md(self) -> Path:
+        return self.path / "report.md"
+
+    @property
+    def state(self) -> Path:
+        """Stage reached, start time, tunewright version, process id: for `runs` and `--resume`."""
+        return self.path / "state.json"
+
+    @property
+    def log(self) -> Path:
+        return self.path / "log.txt"
+
+
+def open_run(path: Path, *, resume: bool) -> RunFolder:
+    """Make or re-open a run folder.
+
+    Raises RunError when the folder holds something and `resume` is off, when it is missing and
+    `resume` is on, or when it cannot be written.
+    """
+    folder = RunFolder(path)
+    if path.exists() and not path.is_dir():
+        raise RunError(f"{path}: is a file, not a folder; give another --run-dir")
+    taken = path.is_dir() and any(path.iterdir())
+    if taken and not resume:
+        what = "already holds a run" if folder.recipe.exists() else "is not empty"
+        hint = "add --resume to continue it, or " if folder.recipe.exists() else ""
+        raise RunError(f"{path}: {what}; {hint}give another --run-dir")
+    if resume and not folder.recipe.exists():
+        raise RunError(f"{path}: no run to resume here; leave out --resume to start one")
+    with naming_disk_errors(path):
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path, prefix=".probe-"):
+            pass
+    return folder
+
+
+@contextmanager
+def naming_disk_errors(path: Path) -> Iterator[None]:
+    """Turn an OSError from a write below `path` into DiskFull or RunError with place and remedy."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in NO_SPACE:
+            raise DiskFull(
+                f"{path}: no space left on the device; free some and run again with --resume"
+            ) from error
+        reason = error.strerror or str(error)
+        raise RunError(f"{path}: cannot write here ({reason}); choose a writable place") from error
+
+
+def write_atomic(path: Path, content: str | bytes) -> None:
+    """Replace `path` by `content`, whole or not at all. Raises DiskFull or RunError."""
+    data = content.encode() if isinstance(content, str) else content
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with naming_disk_errors(path):
+        try:
+            with open(temporary, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        sync_folder(path.parent)
+
+
+def sync_folder(path: Path) -> None:
+    """Flush a folder's entries, so that a rename survives a power cut; a no-op where unsupported."""
+    if os.name == "nt":  # Windows cannot open a folder for fsync.
+        return
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def to_plain(value: Any) -> Any:
+    """Turn records, paths, tuples and numpy scalars into what JSON knows; NaN and inf become null."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: to_plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): to_plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [to_plain(item) for item in value]
+    if isinstance(value, Path):
+        return str(value)
+    if hasattr(value, "item") and getattr(value, "ndim", None) == 0:
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if hasattr(value, "tolist"):
+        return to_plain(value.tolist())
+    raise TypeError(f"no JSON form for {type(value).__name__}")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write one JSON document, indented, atomically."""
+    write_atomic(path, json.dumps(to_plain(value), indent=2, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read one JSON document. Raises RunError naming the file when missing or broken."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise RunError(f"{path}: missing; is this a finished run folder?") from error
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise RunError(f"{path}: not valid JSON ({error}); the run may need to be repeated") from error
+
+
+def append_jsonl(path: Path, rows: Iterable[Any]) -> None:
+    """Append rows as JSON lines in one write. Raises DiskFull or RunError."""
+    text = "".join(json.dumps(to_plain(row), ensure_ascii=False) + "\n" for row in rows)
+    with naming_disk_errors(path), open(path, "a", encoding="utf-8") as file:
+        file.write(text)
+
+
+def write_jsonl(path: Path, rows: Iterable[Any]) -> None:
+    """Replace a JSON lines file, atomically."""
+    write_atomic(path, "".join(json.dumps(to_plain(row), ensure_ascii=False) + "\n" for row in rows))
+
+
+def read_jsonl(path: Path) -> list[Any]:
+    """Read JSON lines; a torn last line (a kill during the write) is ignored. Missing file: []."""
+    if not path.exists():
+        return []
+    rows = []
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    for number, line in enumerate(lines, 1):
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError as error:
+            if number == len(lines):
+                break
+            raise RunError(f"{path}:{number}: not valid JSON; the file was changed by hand?") from error
+    return rows
