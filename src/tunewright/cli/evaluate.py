@@ -1,0 +1,45 @@
+"""`tunewright evaluate`: any run, adapter, folder or hub model on any data."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from tunewright.cli.options import AsJson, check_is_file_like, split_names
+from tunewright.cli.output import Answer
+from tunewright.cli.verdict import answer_with_report
+
+
+def evaluate(
+    what: Annotated[
+        str, typer.Argument(help="A run folder, adapter folder, model folder, or hub model.")
+    ],
+    data: Annotated[
+        str, typer.Option("--data", metavar="DATA", help="Rows to judge on, in any known format.")
+    ],
+    metrics: Annotated[
+        list[str] | None,
+        typer.Option("--metrics", metavar="NAMES", help="Comma-separated; the first one decides."),
+    ] = None,
+    as_json: AsJson = False,
+) -> Answer:
+    """Score a model on data, each figure with its 95 % interval.
+
+    Example:
+      tunewright evaluate runs/first --data new.csv
+      tunewright evaluate runs/first/model --data new.csv --metrics macro_f1,log_loss
+
+    Exit status:
+      0 done
+      1 will not fit here
+      2 model or data cannot be used
+      4 our own fault
+    """
+    check_is_file_like(data)
+
+    from tunewright.journal import ConsoleJournal
+    from tunewright.pipeline import evaluate as evaluate_model
+
+    report = evaluate_model(what, data, ConsoleJournal(), metrics=split_names(metrics))
+    return answer_with_report(report, None)

@@ -1,0 +1,84 @@
+"""The `tunewright` command: its subcommands in the order of a tuned model's life.
+
+Command files import torch and the rest inside their functions, so that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any
+
+import typer
+
+from tunewright.cli.chat import chat
+from tunewright.cli.compare import compare
+from tunewright.cli.doctor import doctor
+from tunewright.cli.evaluate import evaluate
+from tunewright.cli.init import init
+from tunewright.cli.output import Answer, run_command
+from tunewright.cli.quickstart import quickstart
+from tunewright.cli.report import report
+from tunewright.cli.runs import runs
+from tunewright.cli.train import train
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command line and give its exit status. Prints; never raises."""
+    arguments = list(arguments)
+    as_json = "--json" in arguments
+    command = typer.main.get_command(app)
+    return run_command(
+        lambda: command.main(arguments, prog_name="tunewright", standalone_mode=False),
+        as_json=as_json,
+    )
+
+
+def main() -> None:
+    """Entry point of the executable."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def _tunewright(
+    context: typer.Context,
+    show_version: Annotated[
+        bool, typer.Option("--version", help="Print the version and stop.")
+    ] = False,
+) -> None:
+    """Fine-tune a model for your task, know whether it helped, and keep it helping.
+
+    Start: tunewright quickstart, or: tunewright init DATA and tunewright train recipe.yaml
+    """
+    if show_version:
+        from importlib.metadata import version  # not on the way of --help
+
+        typer.echo(f"tunewright {version('tunewright')}")
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+        raise typer.Exit
+
+
+COMMANDS: tuple[Callable[..., Answer], ...] = (
+    quickstart,
+    init,
+    train,
+    evaluate,
+    compare,
+    report,
+    chat,
+    runs,
+    doctor,
+)
+
+
+def _make_app() -> typer.Typer:
+    settings: dict[str, Any] = {"help_option_names": ["-h", "--help"]}
+    made = typer.Typer(context_settings=settings, pretty_exceptions_enable=False)
+    made.callback(invoke_without_command=True)(_tunewright)
+    for command in COMMANDS:
+        made.command()(command)
+    return made
+
+
+app = _make_app()

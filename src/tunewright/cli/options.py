@@ -1,0 +1,56 @@
+"""Options and checks that several commands have in common."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tunewright.errors import RunError, UserError
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document; logs go to stderr.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="Override a recipe key, adapter.r=8; repeatable."
+    ),
+]
+RunDir = Annotated[
+    Path | None,
+    typer.Option("--run-dir", metavar="DIR", help="Where the run is written; default below runs/."),
+]
+Resume = Annotated[bool, typer.Option("--resume", help="Continue the run that lies in --run-dir.")]
+Gate = Annotated[bool, typer.Option("--gate", help="Exit 1 unless the verdict is `ship`.")]
+
+
+def split_names(values: list[str] | None) -> tuple[str, ...] | None:
+    """Names from a repeatable option whose values may hold commas; None when it was not given."""
+    if not values:
+        return None
+    names = (name.strip() for value in values for name in value.split(","))
+    return tuple(name for name in names if name)
+
+
+def existing_run(path: Path) -> Path:
+    """The path, when it is a run folder. Raises RunError."""
+    from tunewright.store import RunFolder
+
+    if not path.exists():
+        raise RunError(f"{path}: no such run folder; `tunewright runs` lists those below runs/")
+    folder = RunFolder(path)
+    if not path.is_dir() or not (folder.recipe.exists() or folder.report_json.exists()):
+        raise RunError(f"{path}: not a run folder; give one that `tunewright train` wrote")
+    return path
+
+
+def check_is_file_like(source: str) -> str:
+    """The source, unless it names a local file that is not there. Raises UserError.
+
+    Hub ids, URLs and embedded names are left to the reader of data.
+    """
+    looks_local = source.startswith((".", "/", "~")) or Path(source).suffix != ""
+    is_named = "://" in source or source.startswith("embedded:")
+    if looks_local and not is_named and not Path(source).expanduser().exists():
+        raise UserError(f"{source}: no such file; check the path")
+    return source

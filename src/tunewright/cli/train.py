@@ -1,0 +1,76 @@
+"""`tunewright train`: a recipe becomes a tuned model and a report."""
+
+from __future__ import annotations
+
+import shlex
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tunewright.cli.options import AsJson, Gate, Overrides, Resume, RunDir
+from tunewright.cli.output import Answer
+from tunewright.cli.verdict import answer_with_report, naming_the_way_back
+from tunewright.errors import RecipeError, RunError
+
+DATA_SUFFIXES = frozenset(
+    {".csv", ".tsv", ".json", ".jsonl", ".parquet", ".arrow", ".txt", ".feather"}
+)
+
+
+def train(
+    recipe: Annotated[Path, typer.Argument(help="A recipe, as `tunewright init` writes it.")],
+    run_dir: RunDir = None,
+    resume: Resume = False,
+    gate: Gate = False,
+    overrides: Overrides = None,
+    as_json: AsJson = False,
+) -> Answer:
+    """Tune a model by a recipe and report whether it helped.
+
+    Example:
+      tunewright train recipe.yaml
+      tunewright train recipe.yaml --run-dir runs/second --set training.seed=3
+
+    Exit status:
+      0 done, whatever the verdict
+      1 will not fit here; or --gate, and the verdict is not `ship`
+      2 a mistake in recipe, data or run folder
+      3 interrupted; continue with --resume
+      4 our own fault
+    """
+    _refuse_data(recipe)
+    from tunewright.config import read_recipe
+
+    plan = read_recipe(recipe, overrides or ())
+    place = run_dir or _run_dir_for(recipe, resume=resume)
+
+    from tunewright.journal import ConsoleJournal
+    from tunewright.pipeline import train as train_run
+
+    again = ["tunewright", "train", str(recipe), "--run-dir", str(place), "--resume"]
+    again += [f"--set={text}" for text in overrides or ()]
+    with naming_the_way_back(shlex.join(again), place):
+        report = train_run(plan, place, ConsoleJournal(), resume=resume)
+    return answer_with_report(report, place, gate=gate)
+
+
+def _refuse_data(path: Path) -> None:
+    if path.suffix.lower() in DATA_SUFFIXES:
+        raise RecipeError(f"{path}: data, not a recipe; make one with `tunewright init {path}`")
+    if path.is_dir():
+        raise RecipeError(f"{path}: a folder, not a recipe; give the YAML file")
+
+
+def _run_dir_for(recipe: Path, *, resume: bool) -> Path:
+    """runs/NAME-DATE-TIME for a new run; to resume, the newest of that name.
+
+    Raises RunError when there is none to resume.
+    """
+    if not resume:
+        return Path("runs") / f"{recipe.stem}-{time.strftime('%Y%m%d-%H%M%S')}"
+    earlier = sorted(Path("runs").glob(f"{recipe.stem}-[0-9]*-[0-9]*"))
+    if not earlier:
+        raise RunError(f"runs/{recipe.stem}-*: no run to resume; name it with --run-dir")
+    return earlier[-1]

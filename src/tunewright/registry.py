@@ -1,0 +1,160 @@
+"""Which runs there are, read from their folders. Reads only; no torch.
+
+A run folder tells everything about itself, so there is no index that could disagree with the disk.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from tunewright.errors import RunError
+from tunewright.store import RunFolder
+
+RunState = Literal["finished", "running", "interrupted", "unreadable"]
+
+
+@dataclass(frozen=True, slots=True)
+class RunSummary:
+    """One run in a line. None where the run has not come that far.
+
+    stage: how far it came. value and ci95: of the deciding metric, for the tuned model on test.
+    changed_at: when its newest file was written, local time. steps: optimiser steps logged.
+    """
+
+    path: Path
+    state: RunState
+    stage: str | None
+    changed_at: datetime
+    task: str | None = None
+    base_model: str | None = None
+    verdict: str | None = None
+    metric: str | None = None
+    value: float | None = None
+    ci95: tuple[float, float] | None = None
+    seconds: float | None = None
+
+
+def list_runs(root: Path) -> list[RunSummary]:
+    """Every run directly below root (or root itself, when it is one), the newest first.
+
+    Raises RunError when root cannot be listed.
+    """
+    if _is_run(root):
+        return [summarise_run(root)]
+    try:
+        folders = sorted(path for path in root.iterdir() if _is_run(path))
+    except OSError as error:
+        raise RunError(f"{root}: cannot be listed ({error.strerror}); check the path") from error
+    runs = [summarise_run(path) for path in folders]
+    return sorted(runs, key=lambda run: (run.changed_at, run.path.name), reverse=True)
+
+
+def summarise_run(path: Path) -> RunSummary:
+    """What one run folder says about itself; state "unreadable" when a file in it is damaged."""
+    folder = RunFolder(path)
+    changed_at = datetime.fromtimestamp(_newest_change(folder))
+    state = _read_object(folder.state)
+    report = _read_object(folder.report_json)
+    stage = _text((state or {}).get("stage"))
+    if state is None or report is None:
+        return RunSummary(path, "unreadable", stage, changed_at)
+    if not report:
+        word: RunState = "running" if _is_alive(state) else "interrupted"
+        return RunSummary(path, word, stage, changed_at, **_recipe_facts(folder))
+    return RunSummary(path, "finished", stage, changed_at, **_report_facts(report))
+
+
+def _is_run(path: Path) -> bool:
+    folder = RunFolder(path)
+    return path.is_dir() and (folder.recipe.is_file() or folder.report_json.is_file())
+
+
+def _newest_change(folder: RunFolder) -> float:
+    files = (folder.recipe, folder.state, folder.steps, folder.report_json)
+    return max(file.stat().st_mtime for file in (folder.path, *files) if file.exists())
+
+
+def _read_object(path: Path) -> Mapping[str, Any] | None:
+    """A JSON object; {} when the file is missing, None when it is damaged."""
+    try:
+        value = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def _recipe_facts(folder: RunFolder) -> dict[str, Any]:
+    from tunewright.config import read_recipe
+    from tunewright.errors import RecipeError
+
+    try:
+        recipe = read_recipe(folder.recipe)
+    except RecipeError:
+        return {}
+    return {"task": recipe.task, "base_model": recipe.base_model}
+
+
+def _report_facts(report: Mapping[str, Any]) -> dict[str, Any]:
+    metric = _text(report.get("primary_metric")) or _text(_get(report, "details", "primary_metric"))
+    value, ci95 = _tuned_score(report, metric)
+    return {
+        "task": _text(report.get("task")),
+        "base_model": _text(report.get("base_model")),
+        "verdict": _text(report.get("verdict")),
+        "metric": metric,
+        "value": value,
+        "ci95": ci95,
+        "seconds": _number(_get(report, "cost", "seconds", "measured")),
+    }
+
+
+def _tuned_score(
+    report: Mapping[str, Any], metric: str | None
+) -> tuple[float | None, tuple[float, float] | None]:
+    for result in _objects(report.get("results")):
+        if result.get("system") == "tuned" and result.get("split") == "test":
+            score = _get(result, "metrics", metric or "") or {}
+            value = _number(_get(score, "value"))
+            bounds = [_number(bound) for bound in _get(score, "ci95") or ()]
+            if len(bounds) == 2 and bounds[0] is not None and bounds[1] is not None:
+                return value, (bounds[0], bounds[1])
+            return value, None
+    return None, None
+
+
+def _objects(value: Any) -> Iterator[Mapping[str, Any]]:
+    yield from (item for item in value or () if isinstance(item, Mapping))
+
+
+def _get(value: Any, *keys: str) -> Any:
+    for key in keys:
+        if not isinstance(value, Mapping):
+            return None
+        value = value.get(key)
+    return value
+
+
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def _number(value: Any) -> float | None:
+    return float(value) if isinstance(value, (int, float)) else None
+
+
+def _is_alive(state: Mapping[str, Any]) -> bool:
+    """True when the process that wrote the state still runs on this machine."""
+    import socket
+
+    import psutil
+
+    pid = state.get("pid")
+    elsewhere = state.get("host") not in (None, socket.gethostname())
+    return isinstance(pid, int) and not elsewhere and psutil.pid_exists(pid)
