@@ -1,0 +1,234 @@
+"""Order of samples, and rows to tensors.
+
+The order is a pure function of (seed, epoch): a run resumes at any position at once, and neither
+workers nor accumulation enter (RELIABILITY.md 1.3). Every row has a random stream of its own,
+keyed by (seed, epoch, row id).
+
+Shapes: B rows, T tokens, D decoder tokens, K classes, N target positions in the whole batch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from tunewright.data.render import Row
+
+IGNORED = -100
+WINDOW_BATCHES = 50
+"""Batches among which rows are sorted by length: long enough for little padding, short enough that
+an epoch stays well mixed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """One micro-batch on the device.
+
+    ids_BT int64; mask_BT int64 (1 = token) or None where nothing is padded; positions_BT for packed
+    rows. target_N int64 and target_index_N (flat positions b*T+t whose *hidden state* predicts the
+    target) and target_weight_N for language modelling; else target_B.. in the task's own shape.
+    weight_B float32. num_tokens counts real ones.
+    """
+
+    ids_BT: Tensor
+    mask_BT: Tensor | None
+    target: Tensor
+    weight_B: Tensor
+    num_tokens: int
+    positions_BT: Tensor | None = None
+    target_index_N: Tensor | None = None
+    target_weight_N: Tensor | None = None
+    decoder_ids_BD: Tensor | None = None
+    decoder_mask_BD: Tensor | None = None
+
+
+def random_stream(seed: int, *key: int | str) -> np.random.Generator:
+    """An independent random stream for a key; the same on every machine."""
+    text = ":".join(str(part) for part in (seed, *key))
+    digest = hashlib.sha256(text.encode()).digest()
+    return np.random.Generator(np.random.Philox(key=int.from_bytes(digest[:16], "little")))
+
+
+def plan_epoch(
+    lengths: NDArray[np.int64], batch_size: int, *, seed: int, epoch: int
+) -> list[NDArray[np.int64]]:
+    """Row numbers of every batch of one epoch; batches hold rows of like length, in mixed order.
+
+    Returns ceil(n / batch_size) arrays that together hold every row once.
+    """
+    stream = random_stream(seed, "order", epoch)
+    order = stream.permutation(lengths.size)
+    window = batch_size * WINDOW_BATCHES
+    batches: list[NDArray[np.int64]] = []
+    for start in range(0, order.size, window):
+        part = order[start : start + window]
+        # A stable sort on top of the shuffle: rows of one length stay in random order.
+        part = part[np.argsort(lengths[part], kind="stable")]
+        batches += [part[i : i + batch_size] for i in range(0, part.size, batch_size)]
+    return [batches[i] for i in stream.permutation(len(batches))]
+
+
+def split_micro_batches(
+    rows: NDArray[np.int64], lengths: NDArray[np.int64], max_tokens: int
+) -> list[NDArray[np.int64]]:
+    """Cut one batch into parts whose padded size stays within max_tokens; at least one row each."""
+    ordered = rows[np.argsort(lengths[rows], kind="stable")]
+    parts: list[NDArray[np.int64]] = []
+    start = 0
+    for end in range(1, ordered.size + 1):
+        longest = lengths[ordered[end - 1]]
+        if end - start > 1 and longest * (end - start) > max_tokens:
+            parts.append(ordered[start : end - 1])
+            start = end - 1
+    parts.append(ordered[start:])
+    return parts
+
+
+def make_batch(
+    rows: Sequence[Row], *, pad_id: int, device: torch.device, packed: bool = False
+) -> Batch:
+    """Rows of one kind as tensors; `packed` joins language-modelling rows into one sequence."""
+    if rows[0].is_seq2seq:
+        return _seq2seq_batch(rows, pad_id, device)
+    if rows[0].target_weights is not None:
+        return _packed_batch(rows, device) if packed else _language_batch(rows, pad_id, device)
+    ids, mask = _pad([row.input_ids for row in rows], pad_id)
+    return Batch(
+        ids_BT=ids.to(device),
+        mask_BT=None if mask is None else mask.to(device),
+        target=_targets(rows, ids.shape[1]).to(device),
+        weight_B=torch.tensor([row.weight for row in rows], dtype=torch.float32, device=device),
+        num_tokens=sum(row.input_ids.size for row in rows),
+    )
+
+
+def hide_tokens(
+    row: Row, share: float, mask_id: int, special: frozenset[int], *, seed: int, epoch: int
+) -> Row:
+    """The row with a random share of its ordinary tokens replaced by the mask token.
+
+    The choice follows from (seed, epoch, row id) alone, so workers and resume do not change it.
+    """
+    if share <= 0.0:
+        return row
+    hidden = random_stream(seed, "hide", epoch, row.id).random(row.input_ids.size) < share
+    keep = np.isin(row.input_ids, np.fromiter(special, dtype=np.int64, count=len(special)))
+    ids = np.where(hidden & ~keep, np.int32(mask_id), row.input_ids).astype(np.int32)
+    return Row(row.id, ids, row.target_weights, row.target, row.weight, row.lost_targets)
+
+
+def batches_by_length(
+    rows: Sequence[Row], max_tokens: int, max_rows: int = 512
+) -> Iterator[NDArray[np.int64]]:
+    """Row numbers in batches of like length, for evaluation; longest last."""
+    lengths = np.array([row.num_tokens for row in rows], dtype=np.int64)
+    order = np.argsort(lengths, kind="stable")
+    for part in split_micro_batches(order, lengths, max_tokens) if order.size else []:
+        for start in range(0, part.size, max_rows):
+            yield part[start : start + max_rows]
+
+
+def _pad(rows: Sequence[NDArray[np.int32]], pad_id: int) -> tuple[Tensor, Tensor | None]:
+    longest = max(row.size for row in rows)
+    ids = np.full((len(rows), longest), pad_id, dtype=np.int64)
+    mask = np.zeros((len(rows), longest), dtype=np.int64)
+    for number, row in enumerate(rows):
+        ids[number, : row.size] = row
+        mask[number, : row.size] = 1
+    full = bool(mask.all())
+    return torch.from_numpy(ids), None if full else torch.from_numpy(mask)
+
+
+def _targets(rows: Sequence[Row], longest: int) -> Tensor:
+    first = rows[0].target
+    if isinstance(first, float):
+        return torch.tensor([row.target for row in rows], dtype=torch.float32)
+    if isinstance(first, np.ndarray) and first.dtype == np.int32:
+        tags = np.full((len(rows), longest), IGNORED, dtype=np.int64)
+        for number, row in enumerate(rows):
+            assert isinstance(row.target, np.ndarray)
+            tags[number, : row.target.size] = row.target
+        return torch.from_numpy(tags)
+    if isinstance(first, np.ndarray):
+        return torch.from_numpy(np.stack([np.asarray(row.target) for row in rows]))
+    return torch.tensor([row.target for row in rows], dtype=torch.int64)
+
+
+def _language_batch(rows: Sequence[Row], pad_id: int, device: torch.device) -> Batch:
+    ids, mask = _pad([row.input_ids for row in rows], pad_id)
+    width = ids.shape[1]
+    index, weight, target = [], [], []
+    for number, row in enumerate(rows):
+        assert row.target_weights is not None
+        # Token t is predicted by the hidden state at t - 1; the first token by nothing.
+        positions = np.flatnonzero(row.target_weights[1:])
+        index.append(number * width + positions)
+        weight.append(row.target_weights[1:][positions] * row.weight)
+        target.append(row.input_ids[1:][positions])
+    return Batch(
+        ids_BT=ids.to(device),
+        mask_BT=None if mask is None else mask.to(device),
+        target=_joined(target, torch.int64, device),
+        target_index_N=_joined(index, torch.int64, device),
+        target_weight_N=_joined(weight, torch.float32, device),
+        weight_B=torch.tensor([row.weight for row in rows], dtype=torch.float32, device=device),
+        num_tokens=sum(row.input_ids.size for row in rows),
+    )
+
+
+def _packed_batch(rows: Sequence[Row], device: torch.device) -> Batch:
+    """All rows in one sequence; positions start anew at each, which keeps attention apart."""
+    ids = np.concatenate([row.input_ids for row in rows]).astype(np.int64)
+    positions = np.concatenate([np.arange(row.input_ids.size) for row in rows])
+    index, weight, target = [], [], []
+    offset = 0
+    for row in rows:
+        assert row.target_weights is not None
+        places = np.flatnonzero(row.target_weights[1:])
+        index.append(offset + places)
+        weight.append(row.target_weights[1:][places] * row.weight)
+        target.append(row.input_ids[1:][places])
+        offset += row.input_ids.size
+    return Batch(
+        ids_BT=torch.from_numpy(ids)[None].to(device),
+        mask_BT=None,
+        positions_BT=torch.from_numpy(positions)[None].to(device),
+        target=_joined(target, torch.int64, device),
+        target_index_N=_joined(index, torch.int64, device),
+        target_weight_N=_joined(weight, torch.float32, device),
+        weight_B=torch.tensor([row.weight for row in rows], dtype=torch.float32, device=device),
+        num_tokens=int(ids.size),
+    )
+
+
+def _seq2seq_batch(rows: Sequence[Row], pad_id: int, device: torch.device) -> Batch:
+    ids, mask = _pad([row.input_ids for row in rows], pad_id)
+    answers, answer_mask = _pad([np.asarray(row.target) for row in rows], pad_id)
+    weight = torch.zeros(answers.shape, dtype=torch.float32)
+    for number, row in enumerate(rows):
+        assert row.target_weights is not None
+        weight[number, : row.target_weights.size] = torch.from_numpy(
+            row.target_weights * np.float32(row.weight)
+        )
+    index = torch.nonzero(weight.flatten() > 0).flatten()
+    return Batch(
+        ids_BT=ids.to(device),
+        mask_BT=None if mask is None else mask.to(device),
+        target=answers.flatten()[index].to(device),
+        target_index_N=index.to(device),
+        target_weight_N=weight.flatten()[index].to(device),
+        weight_B=torch.tensor([row.weight for row in rows], dtype=torch.float32, device=device),
+        num_tokens=sum(row.num_tokens for row in rows),
+        decoder_ids_BD=answers.to(device),
+        decoder_mask_BD=None if answer_mask is None else answer_mask.to(device),
+    )
+
+
+def _joined(parts: Sequence[NDArray[np.generic]], dtype: torch.dtype, device: torch.device) -> Tensor:
+    return torch.from_numpy(np.concatenate(parts)).to(device=device, dtype=dtype)

@@ -1,0 +1,444 @@
+"""Examples to tokens: which ids go in, which of them carry loss. No tensors here.
+
+A chat template comes from the tokenizer; the loss covers the assistant's turns, each up to and
+including the token that ends it, so that the tuned model learns to stop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tunewright.errors import DataError
+from tunewright.records import Example, Message, Span
+
+Tokenizer = Any
+"""A transformers tokenizer; handed in, so that this shelf needs no model code."""
+
+PROMPT_END = "\n"
+"""Stands between prompt and completion where the tokenizer has no chat template of its own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One example in tokens.
+
+    input_ids: (T,) int32. For encoder-decoder models the encoder's input.
+    target_weights: (T,) float32; weight of *predicting* token t from those before it; None where
+        the target is not text.
+    target: class index (int), number (float), multi-hot (K,) float32, tag per token (T,) int32 with
+        -100 on tokens that carry none, or decoder ids (D,) int32 for encoder-decoder models.
+    lost_targets: tokens of the target that did not fit.
+    """
+
+    id: str
+    input_ids: NDArray[np.int32]
+    target_weights: NDArray[np.float32] | None = None
+    target: int | float | NDArray[np.float32] | NDArray[np.int32] | None = None
+    weight: float = 1.0
+    lost_targets: int = 0
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens that go through the model, the decoder's included."""
+        extra = self.target.size if isinstance(self.target, np.ndarray) and self.is_seq2seq else 0
+        return int(self.input_ids.size + extra)
+
+    @property
+    def is_seq2seq(self) -> bool:
+        """True when target holds decoder ids."""
+        return (
+            isinstance(self.target, np.ndarray)
+            and self.target.dtype == np.int32
+            and self.target_weights is not None
+        )
+
+    @property
+    def target_weight(self) -> float:
+        """What this row adds to the denominator of the loss."""
+        if self.target_weights is not None:
+            # Nothing predicts the first token of a decoder's row.
+            learned = self.target_weights if self.is_seq2seq else self.target_weights[1:]
+            return float(learned.sum()) * self.weight
+        if isinstance(self.target, np.ndarray) and self.target.dtype == np.int32:
+            return float((self.target != -100).sum()) * self.weight
+        return self.weight
+
+
+@dataclass(frozen=True, slots=True)
+class Rendering:
+    """How examples of one run become tokens.
+
+    labels: class or entity names in index order. seq2seq: the model has an encoder of its own.
+    native_template: the tokenizer brought its own chat template.
+    """
+
+    task: str
+    tokenizer: Tokenizer
+    max_length: int
+    labels: tuple[str, ...] = ()
+    multi_label: bool = False
+    seq2seq: bool = False
+    native_template: bool = False
+    column_edges: tuple[tuple[str, tuple[float, ...]], ...] = ()
+
+
+def render(examples: Sequence[Example], how: Rendering) -> list[Row]:
+    """Tokens for every example, in order. Raises DataError for one that cannot be rendered."""
+    return RENDERERS[how.task](examples, how)
+
+
+def render_prompts(examples: Sequence[Example], how: Rendering) -> list[NDArray[np.int32]]:
+    """Token ids up to where the answer begins, for generation; cut from the left to max_length."""
+    limit = how.max_length
+    if how.seq2seq:
+        return [_ids(how.tokenizer, e.input, special=True)[:limit] for e in examples]
+    if not _uses_template(examples, how):
+        return [_prompt_ids(e, how)[-limit:] for e in examples]
+    prompts = [_template(how, prompt_messages(e), e, generation=True) for e in examples]
+    return [_ids(how.tokenizer, text, special=False)[-limit:] for text in prompts]
+
+
+def prompt_messages(example: Example) -> tuple[Message, ...]:
+    """The conversation up to, not including, the answer that is asked for."""
+    if not example.messages:
+        return (Message("user", example.input),)
+    last = max(
+        (i for i, turn in enumerate(example.messages) if turn.role == "assistant"),
+        default=len(example.messages),
+    )
+    return example.messages[:last]
+
+
+def input_text(example: Example, how: Rendering) -> str:
+    """The text a classifier reads: side columns first, each as `name: value`, then the text.
+
+    Numbers come with the fifth of the training values they fall in, because a language model
+    reads "very high" more easily than 4812.5.
+    """
+    if not example.columns:
+        return example.input
+    edges = dict(how.column_edges)
+    parts = []
+    for name, value in example.columns:
+        if value is None:
+            parts.append(f"{name}: missing")
+        elif isinstance(value, float):
+            parts.append(f"{name}: {value:.6g}{_fifth(value, edges.get(name))}")
+        else:
+            parts.append(f"{name}: {value}")
+    return " ; ".join(parts) + " | " + example.input
+
+
+def find_column_edges(examples: Sequence[Example]) -> tuple[tuple[str, tuple[float, ...]], ...]:
+    """Borders between the fifths of each numeric side column, from the training examples."""
+    values: dict[str, list[float]] = {}
+    for example in examples:
+        for name, value in example.columns:
+            if isinstance(value, float):
+                values.setdefault(name, []).append(value)
+    return tuple(
+        (name, tuple(float(q) for q in np.quantile(column, (0.2, 0.4, 0.6, 0.8))))
+        for name, column in sorted(values.items())
+    )
+
+
+def target_tokens_lost(rows: Sequence[Row]) -> int:
+    """Tokens of targets that were cut by max_length, over all rows."""
+    return sum(row.lost_targets for row in rows)
+
+
+def _fifth(value: float, edges: tuple[float, ...] | None) -> str:
+    if not edges or edges[0] == edges[-1]:
+        return ""
+    words = ("very low", "low", "middle", "high", "very high")
+    return f" ({words[sum(value > edge for edge in edges)]})"
+
+
+def _render_classes(examples: Sequence[Example], how: Rendering) -> list[Row]:
+    index = {label: i for i, label in enumerate(how.labels)}
+    ids = _batch_ids(how, [input_text(e, how) for e in examples])
+    rows = []
+    for example, tokens in zip(examples, ids, strict=True):
+        target: int | NDArray[np.float32]
+        if how.multi_label:
+            target = np.zeros(len(how.labels), dtype=np.float32)
+            wanted = example.output if isinstance(example.output, tuple) else (example.output,)
+            for label in wanted:
+                if label in index:
+                    target[index[str(label)]] = 1.0
+        else:
+            # A label that training never saw cannot be learned or scored by index; -100 ignores it.
+            target = index.get(str(example.output), -100)
+        rows.append(Row(example.id, tokens, target=target, weight=example.weight))
+    return rows
+
+
+def _render_numbers(examples: Sequence[Example], how: Rendering) -> list[Row]:
+    ids = _batch_ids(how, [input_text(e, how) for e in examples])
+    return [
+        Row(e.id, tokens, target=float(e.output), weight=e.weight)  # type: ignore[arg-type]
+        for e, tokens in zip(examples, ids, strict=True)
+    ]
+
+
+def _render_tags(examples: Sequence[Example], how: Rendering) -> list[Row]:
+    index = {name: i for i, name in enumerate(tag_names(how.labels))}
+    encoded = how.tokenizer(
+        [e.input for e in examples],
+        truncation=True,
+        max_length=how.max_length,
+        return_offsets_mapping=True,
+    )
+    rows = []
+    for number, example in enumerate(examples):
+        offsets = encoded["offset_mapping"][number]
+        spans = tuple(s for s in example.output or () if isinstance(s, Span))  # type: ignore[union-attr]
+        tags, lost = _tag_tokens(offsets, spans, index)
+        ids = np.asarray(encoded["input_ids"][number], dtype=np.int32)
+        rows.append(Row(example.id, ids, target=tags, weight=example.weight, lost_targets=lost))
+    return rows
+
+
+def tag_names(labels: Sequence[str]) -> tuple[str, ...]:
+    """Token tags in index order: O, then B- and I- of every entity label."""
+    return ("O", *(f"{part}-{label}" for label in labels for part in ("B", "I")))
+
+
+def _tag_tokens(
+    offsets: Sequence[tuple[int, int]], spans: Sequence[Span], index: dict[str, int]
+) -> tuple[NDArray[np.int32], int]:
+    tags = np.full(len(offsets), index["O"], dtype=np.int32)
+    for position, (start, end) in enumerate(offsets):
+        if start == end:  # special tokens carry no tag
+            tags[position] = -100
+    lost = 0
+    for span in spans:
+        inside = [
+            position
+            for position, (start, end) in enumerate(offsets)
+            if start != end and start < span.end and end > span.start
+        ]
+        lost += not inside
+        for order, position in enumerate(inside):
+            tags[position] = index[f"{'B' if order == 0 else 'I'}-{span.label}"]
+    return tags, lost
+
+
+def _render_generation(examples: Sequence[Example], how: Rendering) -> list[Row]:
+    if how.seq2seq:
+        return [_seq2seq_row(e, how) for e in examples]
+    if _uses_template(examples, how):
+        return [_template_row(e, how) for e in examples]
+    return [_plain_row(e, how) for e in examples]
+
+
+def _uses_template(examples: Sequence[Example], how: Rendering) -> bool:
+    """Plain prompt and completion stay plain unless the base was made for chat."""
+    return how.task == "chat" or how.native_template
+
+
+def _plain_row(example: Example, how: Rendering) -> Row:
+    prompt = _prompt_ids(example, how)
+    eos = how.tokenizer.eos_token_id
+    answer = _ids(how.tokenizer, str(example.output), special=False)
+    answer = np.append(answer, np.int32(eos)) if eos is not None else answer
+    weights = np.concatenate([np.zeros(prompt.size), np.ones(answer.size)]).astype(np.float32)
+    ids = np.concatenate([prompt, answer]).astype(np.int32)
+    return _cut(Row(example.id, ids, weights, weight=example.weight), how.max_length)
+
+
+def _prompt_ids(example: Example, how: Rendering) -> NDArray[np.int32]:
+    text = example.input + PROMPT_END
+    ids = _ids(how.tokenizer, text, special=True)
+    eos = how.tokenizer.eos_token_id
+    if ids.size and eos is not None and ids[-1] == eos:  # some tokenizers close every text
+        ids = ids[:-1]
+    bare = _ids(how.tokenizer, PROMPT_END, special=False)
+    if bare.size == 0 or bare[-1] != ids[-1]:
+        # The separator is unknown to this tokenizer or merged away: mark the border with the bos
+        # or eos token instead, so that the model can tell prompt from completion.
+        mark = how.tokenizer.bos_token_id if how.tokenizer.bos_token_id is not None else eos
+        if mark is not None:
+            ids = np.append(_ids(how.tokenizer, example.input, special=True), np.int32(mark))
+    return ids.astype(np.int32)
+
+
+def _template_row(example: Example, how: Rendering) -> Row:
+    turns = example.messages or (
+        Message("user", example.input),
+        Message("assistant", str(example.output)),
+    )
+    text, spans = _assistant_spans(example, turns, how)
+    encoded = how.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    ids = list(encoded["input_ids"])
+    weights = np.zeros(len(ids), dtype=np.float32)
+    for position, (start, end) in enumerate(encoded["offset_mapping"]):
+        for first, last, weight in spans:
+            if end > start and start >= first and start < last:
+                weights[position] = weight
+    end_weight = spans[-1][2] if spans else 0.0
+    ids, weights = _with_end(ids, weights, end_weight, turns, how)
+    row = Row(example.id, np.asarray(ids, np.int32), weights, weight=example.weight)
+    return _cut(row, how.max_length)
+
+
+def _with_end(
+    ids: list[int],
+    weights: NDArray[np.float32],
+    weight: float,
+    turns: Sequence[Message],
+    how: Rendering,
+) -> tuple[list[int], NDArray[np.float32]]:
+    """Append the end token where the template closes an assistant's last turn without one."""
+    eos = how.tokenizer.eos_token_id
+    if turns[-1].role != "assistant" or eos is None:
+        return ids, weights
+    special = set(how.tokenizer.all_special_ids)
+    if any(weights[i] > 0 and ids[i] in special for i in range(len(ids))) or weight == 0:
+        return ids, weights
+    return [*ids, eos], np.append(weights, np.float32(weight))
+
+
+def _assistant_spans(
+    example: Example, turns: Sequence[Message], how: Rendering
+) -> tuple[str, list[tuple[int, int, float]]]:
+    """The rendered conversation and the character spans (start, end, weight) the assistant speaks.
+
+    Found by rendering prefixes of the conversation: works for every template that renders a
+    prefix of the turns to a prefix of the text. Trailing whitespace after the end token is left
+    out of the loss, because generation stops before it.
+    """
+    text = _template(how, turns, example, generation=False)
+    spans = []
+    for number, turn in enumerate(turns):
+        if turn.role != "assistant":
+            continue
+        before = _template(how, turns[:number], example, generation=True)
+        after = _template(how, turns[: number + 1], example, generation=False)
+        start = _common_prefix(before, text)
+        end = _common_prefix(after, text)
+        if end <= start:
+            raise DataError(
+                f"{example.place}: the chat template changes earlier turns, so turn {number + 1} "
+                "cannot be located; give data.chat_template"
+            )
+        spoken = text[start:end].rstrip()
+        weight = 1.0 if turn.weight is None else float(turn.weight)
+        spans.append((start, start + len(spoken), weight))
+    return text, spans
+
+
+def _common_prefix(a: str, b: str) -> int:
+    if b.startswith(a):
+        return len(a)
+    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+
+
+def _template(
+    how: Rendering, turns: Sequence[Message], example: Example, *, generation: bool
+) -> str:
+    plain = [_message_dict(turn) for turn in turns]
+    if not plain:  # a conversation that opens with the assistant
+        return ""
+    try:
+        text = how.tokenizer.apply_chat_template(
+            plain,
+            tools=[dict(tool) for tool in example.tools] or None,
+            tokenize=False,
+            add_generation_prompt=generation,
+        )
+    except Exception as error:  # a template may raise anything; it is the model's code
+        reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
+        raise DataError(
+            f"{example.place}: the chat template refuses this conversation ({reason}); "
+            "check the order of roles"
+        ) from error
+    return str(text)
+
+
+def _message_dict(turn: Message) -> dict[str, Any]:
+    plain: dict[str, Any] = {"role": turn.role, "content": turn.content}
+    if turn.tool_calls:
+        plain["tool_calls"] = [dict(call) for call in turn.tool_calls]
+    for key in ("name", "tool_call_id"):
+        if getattr(turn, key):
+            plain[key] = getattr(turn, key)
+    return plain
+
+
+def _seq2seq_row(example: Example, how: Rendering) -> Row:
+    ids = _ids(how.tokenizer, example.input, special=True)[: how.max_length]
+    answer = _ids(how.tokenizer, str(example.output), special=False)
+    eos = how.tokenizer.eos_token_id
+    answer = np.append(answer, np.int32(eos)) if eos is not None else answer
+    lost = max(0, answer.size - how.max_length)
+    answer = answer[: how.max_length].astype(np.int32)
+    return Row(
+        example.id,
+        ids,
+        np.ones(answer.size, dtype=np.float32),
+        answer,
+        weight=example.weight,
+        lost_targets=lost,
+    )
+
+
+def _render_text(examples: Sequence[Example], how: Rendering) -> list[Row]:
+    """Continued pre-training: every token is learned; long texts become several rows."""
+    rows = []
+    eos, bos = how.tokenizer.eos_token_id, how.tokenizer.bos_token_id
+    for example in examples:
+        ids = _ids(how.tokenizer, example.input, special=False)
+        ids = np.append(ids, np.int32(eos)) if eos is not None else ids
+        size = how.max_length - (bos is not None)
+        for part, start in enumerate(range(0, ids.size, size)):
+            piece = ids[start : start + size]
+            piece = np.insert(piece, 0, np.int32(bos)) if bos is not None else piece
+            weights = np.ones(piece.size, dtype=np.float32)
+            weights[0] = 0.0  # nothing stands before it
+            name = example.id if part == 0 else f"{example.id}/{part + 1}"
+            rows.append(Row(name, piece.astype(np.int32), weights, weight=example.weight))
+    return rows
+
+
+def _cut(row: Row, max_length: int) -> Row:
+    """Shorten to max_length: the prompt loses its beginning first, then the answer its end."""
+    surplus = row.input_ids.size - max_length
+    if surplus <= 0 or row.target_weights is None:
+        return row
+    targets = np.flatnonzero(row.target_weights)
+    first = int(targets[0]) if targets.size else row.input_ids.size - 1
+    # Keep a few tokens of prompt even when the answer alone fills the row.
+    from_left = max(0, min(surplus, first - min(first, max_length // 8)))
+    ids, weights = row.input_ids[from_left:], row.target_weights[from_left:]
+    lost = int((weights[max_length:] > 0).sum())
+    lost += int((row.target_weights[:from_left] > 0).sum())
+    return replace(
+        row, input_ids=ids[:max_length], target_weights=weights[:max_length], lost_targets=lost
+    )
+
+
+def _ids(tokenizer: Tokenizer, text: str, *, special: bool) -> NDArray[np.int32]:
+    return np.asarray(tokenizer(text, add_special_tokens=special)["input_ids"], dtype=np.int32)
+
+
+def _batch_ids(how: Rendering, texts: Sequence[str]) -> list[NDArray[np.int32]]:
+    if not texts:
+        return []
+    encoded = how.tokenizer(list(texts), truncation=True, max_length=how.max_length)
+    return [np.asarray(ids, dtype=np.int32) for ids in encoded["input_ids"]]
+
+
+RENDERERS: dict[str, Callable[[Sequence[Example], Rendering], list[Row]]] = {
+    "classify": _render_classes,
+    "regress": _render_numbers,
+    "tag": _render_tags,
+    "generate": _render_generation,
+    "chat": _render_generation,
+    "continue": _render_text,
+}

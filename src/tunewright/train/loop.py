@@ -1,0 +1,460 @@
+"""The training loop: order, steps, evaluations, checkpoints, early stopping, restore-best.
+
+Resume is exact by construction: rows come in an order that is a pure function of (seed, epoch),
+dropout follows from (seed, step), and a checkpoint holds the rest. The claim's scope: the same
+processor class, thread count, precision and library versions.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from tunewright.config import TrainingSection
+from tunewright.data.batch import hide_tokens, plan_epoch
+from tunewright.data.render import Row
+from tunewright.errors import Interrupted, RunError
+from tunewright.journal import Journal
+from tunewright.model.device import peak_memory
+from tunewright.records import StepLog
+from tunewright.train.objectives import Objective
+from tunewright.train.optimize import MasterAdamW, Rates, rate_factor
+from tunewright.train.resume import Checkpoint, load_checkpoint, load_newest, prune, save_checkpoint
+from tunewright.train.step import MicroBatching, StepResult, take_step
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """One look at validation. value is the deciding metric, larger is better; NaN is never best."""
+
+    step: int
+    epoch: float
+    value: float
+    loss: float
+    metrics: Mapping[str, float]
+    best: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a run will do, fixed before the first step: all of it derived from recipe and data.
+
+    batch_size: rows per optimiser step. max_batch_tokens: most tokens in a micro-batch.
+    head_names: parameters that take the head's learning rate.
+    """
+
+    batch_size: int
+    max_batch_tokens: int
+    num_epochs: float
+    eval_steps: int
+    rates: Rates
+    head_names: frozenset[str]
+    pad_id: int
+    mask_id: int | None = None
+    special_ids: frozenset[int] = frozenset()
+    minutes: float | None = None
+
+    def total_steps(self, num_rows: int, max_steps: int | None) -> int:
+        """Optimiser steps of the whole run."""
+        steps = max(1, math.ceil(self.num_epochs * math.ceil(num_rows / self.batch_size)))
+        return min(steps, max_steps) if max_steps else steps
+
+
+@dataclass
+class Progress:
+    """What changes from step to step beside the weights; saved whole in every checkpoint."""
+
+    step: int = 0
+    tokens: int = 0
+    target_weight: float = 0.0
+    seconds: float = 0.0
+    stale: int = 0
+    best_step: int | None = None
+    best_value: float = -math.inf
+    best_loss: float = math.inf
+    max_batch_tokens: int = 0
+    finished: str = ""
+    evaluations: list[dict[str, Any]] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Fitted:
+    """What training came to. steps are those taken; best_step is where the weights come from."""
+
+    steps: int
+    best_step: int
+    tokens: int
+    seconds: float
+    peak_memory_bytes: int
+    ended: str
+    evaluations: tuple[Evaluation, ...]
+
+
+Evaluate = Callable[[], tuple[float, float, Mapping[str, float]]]
+"""Judges the model on validation: (value with larger better, loss, metrics to show)."""
+
+
+def fit(
+    model: nn.Module,
+    parameters: Sequence[tuple[str, nn.Parameter]],
+    rows: Sequence[Row],
+    plan: Plan,
+    config: TrainingSection,
+    *,
+    objective: Objective,
+    evaluate: Evaluate | None,
+    checkpoints: Path,
+    log_step: Callable[[StepLog], None],
+    log_evaluation: Callable[[Evaluation], None],
+    forget_after: Callable[[int], None],
+    journal: Journal,
+    resume: bool = False,
+) -> Fitted:
+    """Train `parameters` of `model` on `rows`; ends with the best weights in the model.
+
+    forget_after(step) is called on resume: drop log lines of later steps, they come again.
+    Raises Interrupted (saved; resumable) on SIGINT or SIGTERM, DiskFull, NonFiniteLossError, Refusal.
+    """
+    run = _Run(model, parameters, rows, plan, config, objective, checkpoints, journal)
+    run.start(resume, forget_after)
+    with stop_requests() as stop, journal.progress("training", run.total_steps) as advance:
+        while not run.progress.finished:
+            run.one_step(log_step, advance)
+            run.look_around(evaluate, log_evaluation)
+            if stop.is_set() and not run.progress.finished:
+                run.save()
+                raise Interrupted(
+                    f"training: stopped at step {run.progress.step} of {run.total_steps} and saved; "
+                    "run again with --resume to go on"
+                )
+    run.restore_best()
+    return run.summary()
+
+
+class _Run:
+    """The state of one training run; `fit` reads as its story."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        parameters: Sequence[tuple[str, nn.Parameter]],
+        rows: Sequence[Row],
+        plan: Plan,
+        config: TrainingSection,
+        objective: Objective,
+        checkpoints: Path,
+        journal: Journal,
+    ) -> None:
+        self.model, self.rows, self.plan, self.config = model, rows, plan, config
+        self.objective, self.checkpoints, self.journal = objective, checkpoints, journal
+        self.optimizer = MasterAdamW(parameters, plan.head_names, plan.rates, config)
+        self.lengths = np.array([row.num_tokens for row in rows], dtype=np.int64)
+        self.total_steps = plan.total_steps(len(rows), config.max_steps)
+        self.steps_per_epoch = math.ceil(len(rows) / plan.batch_size)
+        self.progress = Progress(max_batch_tokens=plan.max_batch_tokens)
+        device = parameters[0][1].device
+        self.cutting = MicroBatching(plan.max_batch_tokens, plan.pad_id, device, config.packing)
+        self.scope = _scope(rows, plan, config, [name for name, _ in parameters])
+        self.last_save = self.resumed_at = time.monotonic()
+        self.seconds_before = 0.0
+        self.batches: Iterator[list[Row]] = iter(())
+
+    def start(self, resume: bool, forget_after: Callable[[int], None]) -> None:
+        checkpoint = load_newest(self.checkpoints, self.journal) if resume else None
+        if checkpoint is not None:
+            self._take_up(checkpoint)
+        if resume:
+            forget_after(self.progress.step)
+        self.batches = self._batches_from(self.progress.step)
+        self.model.train()
+
+    def one_step(
+        self, log_step: Callable[[StepLog], None], advance: Callable[[float, str], None]
+    ) -> None:
+        started = time.monotonic()
+        step = self.progress.step
+        factor = rate_factor(step, self.total_steps, self.config)
+        result = take_step(
+            self.model,
+            next(self.batches),
+            self.cutting,
+            self.optimizer,
+            self.objective,
+            rate_factor=factor,
+            seed=_step_seed(self.config.seed, step),
+            label_smoothing=self.config.label_smoothing,
+            on_out_of_memory=self._note_smaller,
+        )
+        self._count(result)
+        took = time.monotonic() - started
+        log_step(self._step_log(result, factor, took))
+        advance(self.progress.step, f"loss {result.loss:.3f}")
+
+    def look_around(
+        self, evaluate: Evaluate | None, log_evaluation: Callable[[Evaluation], None]
+    ) -> None:
+        """After a step: evaluate, stop or save, each where it is due."""
+        at, plan = self.progress.step, self.plan
+        over = self._out_of_time()
+        last = at >= self.total_steps or over
+        improved = False
+        if evaluate is not None and (last or at % plan.eval_steps == 0):
+            improved = self._evaluate(evaluate, log_evaluation)
+            patience = self.config.early_stopping_patience
+            if patience is not None and self.progress.stale >= patience and not last:
+                self.progress.finished = f"no better for {patience} evaluations"
+        if last and not self.progress.finished:
+            self.progress.finished = "the time budget" if over else "all steps taken"
+        if improved or self.progress.finished or self._save_is_due():
+            self.save()
+
+    def save(self) -> None:
+        """Write a checkpoint; keeps the newest two and the best."""
+        state = self._state()
+        save_checkpoint(
+            self.checkpoints, self.progress.step, self.optimizer.state_tensors(), state
+        )
+        best = self.progress.best_step
+        prune(self.checkpoints, {best} if best is not None else set())
+        self.last_save = time.monotonic()
+
+    def restore_best(self) -> None:
+        """Put the weights of the best evaluation into the model (the last ones without any)."""
+        best = self.progress.best_step
+        if best is not None and best != self.progress.step:
+            path = self.checkpoints / f"step-{best:08d}"
+            checkpoint = load_checkpoint(path)
+            self.optimizer.load_state_tensors(checkpoint.tensors, checkpoint.state["updates"])
+        self.optimizer.use_averages()
+        self.model.eval()
+
+    def summary(self) -> Fitted:
+        progress = self.progress
+        return Fitted(
+            steps=progress.step,
+            best_step=progress.step if progress.best_step is None else progress.best_step,
+            tokens=progress.tokens,
+            seconds=self._seconds(),
+            peak_memory_bytes=peak_memory(self.cutting.device),
+            ended=progress.finished,
+            evaluations=tuple(Evaluation(**item) for item in progress.evaluations),
+        )
+
+    def _evaluate(self, evaluate: Evaluate, log_evaluation: Callable[[Evaluation], None]) -> bool:
+        self.optimizer.use_averages()
+        self.model.eval()
+        value, loss, metrics = evaluate()
+        self.model.train()
+        self.optimizer.use_masters()
+        progress = self.progress
+        # NaN compares false with everything, so it is never best; ties go to the lower loss.
+        better = value > progress.best_value or (
+            value == progress.best_value and loss < progress.best_loss
+        )
+        if better:
+            progress.best_value, progress.best_loss = value, loss
+            progress.best_step, progress.stale = progress.step, 0
+        else:
+            progress.stale += 1
+        evaluation = Evaluation(progress.step, self._epoch(), value, loss, dict(metrics), better)
+        progress.evaluations.append(
+            {name: getattr(evaluation, name) for name in evaluation.__slots__}
+        )
+        log_evaluation(evaluation)
+        return better
+
+    def _batches_from(self, step: int) -> Iterator[list[Row]]:
+        """Batches of rows from a step on; the position is computed, never skipped to."""
+        if self.config.num_workers == 0:
+            return (self._batch_of(at) for at in range(step, self.total_steps))
+        loader: Iterator[list[Row]] = iter(
+            torch.utils.data.DataLoader(
+                _StepBatches(self, step),
+                batch_size=None,
+                num_workers=self.config.num_workers,
+                multiprocessing_context="fork" if hasattr(signal, "SIGKILL") else None,
+            )
+        )
+        return loader
+
+    def _batch_of(self, step: int) -> list[Row]:
+        epoch, position = divmod(step, self.steps_per_epoch)
+        chosen = [self.rows[i] for i in self._epoch_plan(epoch)[position]]
+        share, mask_id = self.config.token_dropout, self.plan.mask_id
+        if share == 0.0 or mask_id is None:
+            return chosen
+        special, seed = self.plan.special_ids, self.config.seed
+        return [hide_tokens(r, share, mask_id, special, seed=seed, epoch=epoch) for r in chosen]
+
+    def _epoch_plan(self, epoch: int) -> list[Any]:
+        if getattr(self, "_planned", None) != epoch:
+            self._plan = plan_epoch(
+                self.lengths, self.plan.batch_size, seed=self.config.seed, epoch=epoch
+            )
+            self._planned = epoch
+        return self._plan
+
+    def _count(self, result: StepResult) -> None:
+        self.progress.step += 1
+        self.progress.tokens += result.tokens
+        self.progress.target_weight += result.target_weight
+        self.progress.max_batch_tokens = self.cutting.max_tokens
+
+    def _step_log(self, result: StepResult, factor: float, took_s: float) -> StepLog:
+        return StepLog(
+            step=self.progress.step,
+            tokens=self.progress.tokens,
+            epoch=self._epoch(),
+            loss=result.loss,
+            learning_rate=self.plan.rates.base * factor,
+            grad_norm=result.grad_norm,
+            tokens_per_s=result.tokens / max(took_s, 1e-9),
+            peak_memory_bytes=peak_memory(self.cutting.device),
+            seconds=self._seconds(),
+        )
+
+    def _state(self) -> dict[str, Any]:
+        self.progress.seconds = self._seconds()
+        plain = {name: getattr(self.progress, name) for name in self.progress.__dataclass_fields__}
+        plain["best_value"] = _finite(plain["best_value"])
+        plain["best_loss"] = _finite(plain["best_loss"])
+        return {
+            "progress": plain,
+            "updates": self.optimizer.updates,
+            "scope": self.scope,
+            "threads": torch.get_num_threads(),
+            "torch": torch.__version__,
+        }
+
+    def _take_up(self, checkpoint: Checkpoint) -> None:
+        if checkpoint.state["scope"] != self.scope:
+            changed = _changed(checkpoint.state["scope"], self.scope)
+            raise RunError(
+                f"{checkpoint.path}: {changed} changed since this run began; "
+                "start a new run in another --run-dir"
+            )
+        for key, now in (("threads", torch.get_num_threads()), ("torch", torch.__version__)):
+            before = checkpoint.state[key]
+            if before != now:
+                self.journal.warn(
+                    f"resume: {key} was {before} and is {now}; the result may differ in the last bits"
+                )
+        saved = dict(checkpoint.state["progress"])
+        saved["best_value"] = -math.inf if saved["best_value"] is None else saved["best_value"]
+        saved["best_loss"] = math.inf if saved["best_loss"] is None else saved["best_loss"]
+        self.progress = Progress(**saved)
+        self.cutting.max_tokens = self.progress.max_batch_tokens
+        self.seconds_before = self.progress.seconds
+        self.optimizer.load_state_tensors(checkpoint.tensors, checkpoint.state["updates"])
+        self.journal.say(f"resuming at step {self.progress.step} of {self.total_steps}")
+
+    def _note_smaller(self, max_tokens: int) -> None:
+        self.journal.warn(f"out of memory: micro-batches now hold at most {max_tokens} tokens")
+
+    def _epoch(self) -> float:
+        return round(self.progress.step / self.steps_per_epoch, 4)
+
+    def _seconds(self) -> float:
+        return self.seconds_before + time.monotonic() - self.resumed_at
+
+    def _out_of_time(self) -> bool:
+        return self.plan.minutes is not None and self._seconds() >= 60 * self.plan.minutes
+
+    def _save_is_due(self) -> bool:
+        every = self.config.save_steps
+        if every is not None and self.progress.step % every == 0:
+            return True
+        return time.monotonic() - self.last_save >= self.config.save_interval_s
+
+
+class _StepBatches(torch.utils.data.Dataset[list[Row]]):
+    """Batches by step number, for worker processes."""
+
+    def __init__(self, run: _Run, first: int) -> None:
+        self.run, self.first = run, first
+
+    def __len__(self) -> int:
+        return self.run.total_steps - self.first
+
+    def __getitem__(self, index: int) -> list[Row]:
+        return self.run._batch_of(self.first + index)
+
+
+@contextmanager
+def stop_requests() -> Iterator[threading.Event]:
+    """An event that SIGINT and SIGTERM set; a second SIGINT stops at once. Main thread only."""
+    event = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield event
+        return
+
+    def ask(number: int, frame: Any) -> None:
+        if event.is_set() and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        event.set()
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield event
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def state_digest(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 over names and bytes of tensors: equal exactly when the weights are bit for bit."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        digest.update(name.encode())
+        flat = tensors[name].detach().contiguous().cpu().flatten().view(torch.uint8)
+        digest.update(flat.numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _step_seed(seed: int, step: int) -> int:
+    digest = hashlib.sha256(f"step:{seed}:{step}".encode()).digest()
+    return int.from_bytes(digest[:8], "little") >> 1
+
+
+def _scope(
+    rows: Sequence[Row], plan: Plan, config: TrainingSection, names: Sequence[str]
+) -> dict[str, str]:
+    """Digests of what must be the same for a resumed run to be the same run."""
+    data = hashlib.sha256()
+    for row in rows:
+        data.update(row.id.encode())
+        data.update(row.input_ids.tobytes())
+        if row.target_weights is not None:
+            data.update(row.target_weights.tobytes())
+        target = row.target
+        data.update(target.tobytes() if isinstance(target, np.ndarray) else repr(target).encode())
+    # When to save, on how many threads and with how many helpers does not change the numbers.
+    free = {"save_interval_s", "save_steps", "num_workers", "num_threads", "trackers", "device"}
+    settings = repr(sorted(config.model_dump(exclude=free).items()))
+    fixed = repr((plan.batch_size, plan.max_batch_tokens, plan.num_epochs, plan.eval_steps))
+    fixed += repr((plan.rates, sorted(plan.head_names), plan.pad_id, plan.mask_id))
+    return {
+        "the training data": data.hexdigest(),
+        "the recipe": hashlib.sha256((settings + fixed).encode()).hexdigest(),
+        "the set of trained weights": hashlib.sha256("\n".join(names).encode()).hexdigest(),
+    }
+
+
+def _changed(before: Mapping[str, str], now: Mapping[str, str]) -> str:
+    return " and ".join(name for name in now if before.get(name) != now[name])
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None

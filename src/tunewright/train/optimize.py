@@ -1,0 +1,171 @@
+"""The optimiser: AdamW on fp32 master weights, a schedule, gradient clipping, a moving average.
+
+The model may compute in bf16; what is learned is kept in fp32, so that steps smaller than a bf16
+rounding are not lost. Source: AdamW (Loshchilov and Hutter 2019); mixed precision with master
+weights (Micikevicius et al. 2018).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from tunewright.config import TrainingSection
+
+BETAS = (0.9, 0.98)
+"""A shorter second moment than the usual .999: fine-tuning runs have hundreds of steps, not 10^5."""
+EPSILON = 1e-8
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """Peak learning rates: of the base (or its adapter), and of a freshly made head."""
+
+    base: float
+    head: float
+
+
+class MasterAdamW:
+    """AdamW over the trainable parameters of a model, with its full state as named tensors."""
+
+    def __init__(
+        self,
+        named: Sequence[tuple[str, nn.Parameter]],
+        head_names: frozenset[str],
+        rates: Rates,
+        config: TrainingSection,
+    ) -> None:
+        """named: what is trained. head_names: those that take the head's learning rate."""
+        self.names = [name for name, _ in named]
+        self.parameters = [parameter for _, parameter in named]
+        # An fp32 parameter is its own master, unless an average will take its place now and then.
+        shared = config.ema == "none"
+        self.masters = [
+            p.detach() if shared and p.dtype == torch.float32 else p.detach().to(torch.float32, copy=True)
+            for p in self.parameters
+        ]
+        self.max_grad_norm = config.max_grad_norm
+        self.peaks = [rates.head if n in head_names else rates.base for n in self.names]
+        decay = config.weight_decay
+        groups: dict[tuple[float, float], list[Tensor]] = {}
+        for master, peak in zip(self.masters, self.peaks, strict=True):
+            key = (peak, decay if master.ndim >= 2 else 0.0)
+            groups.setdefault(key, []).append(master)
+        self.optimizer = torch.optim.AdamW(
+            [
+                {"params": tensors, "lr": peak, "peak": peak, "weight_decay": wd}
+                for (peak, wd), tensors in groups.items()
+            ],
+            betas=BETAS,
+            eps=EPSILON,
+            fused=True,
+        )
+        self.ema_decay = None if config.ema == "none" else float(config.ema)
+        self.averages = [m.clone() for m in self.masters] if self.ema_decay else []
+        self.updates = 0
+
+    def gradient_norm(self, scale: float) -> Tensor:
+        """Move gradients to the masters, multiplied by `scale`; returns their global L2 norm."""
+        for master, parameter in zip(self.masters, self.parameters, strict=True):
+            grad = parameter.grad
+            if grad is None:
+                master.grad = None
+                continue
+            master.grad = grad if grad.dtype == torch.float32 else grad.float()
+            parameter.grad = None
+        grads = [m.grad for m in self.masters if m.grad is not None]
+        if not grads:
+            return torch.zeros(())
+        torch._foreach_mul_(grads, scale)
+        return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads)))
+
+    def step(self, rate_factor: float, norm: float) -> None:
+        """One update at `rate_factor` times the peak rates; clips to max_grad_norm first."""
+        grads = [m.grad for m in self.masters if m.grad is not None]
+        if self.max_grad_norm is not None and norm > self.max_grad_norm:
+            torch._foreach_mul_(grads, self.max_grad_norm / (norm + 1e-6))
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["peak"] * rate_factor
+        self.optimizer.step()
+        for master in self.masters:
+            master.grad = None
+        self._copy_to_model(self.masters)
+        self.updates += 1
+        if self.ema_decay:
+            # The warm-up of the average keeps the random start out of it (Tarvainen and Valpola 2017).
+            decay = min(self.ema_decay, self.updates / (self.updates + 10))
+            torch._foreach_lerp_(self.averages, self.masters, 1.0 - decay)
+
+    def drop_gradients(self) -> None:
+        """Forget gradients of a step that is not taken."""
+        for master, parameter in zip(self.masters, self.parameters, strict=True):
+            master.grad = parameter.grad = None
+
+    def use_averages(self) -> None:
+        """Put the averaged weights into the model, for evaluation and saving; no-op without EMA."""
+        if self.ema_decay:
+            self._copy_to_model(self.averages)
+
+    def use_masters(self) -> None:
+        """Put the trained weights back into the model."""
+        if self.ema_decay:
+            self._copy_to_model(self.masters)
+
+    def weights(self) -> dict[str, Tensor]:
+        """Name to fp32 tensor of what is evaluated: averages with EMA, masters without."""
+        tensors = self.averages if self.ema_decay else self.masters
+        return dict(zip(self.names, tensors, strict=True))
+
+    def state_tensors(self) -> dict[str, Tensor]:
+        """Everything that the next step depends on, by name, for a checkpoint."""
+        state: dict[str, Tensor] = {}
+        for number, (name, master) in enumerate(zip(self.names, self.masters, strict=True)):
+            state[f"master.{name}"] = master
+            moments = self.optimizer.state.get(master, {})
+            for key in ("exp_avg", "exp_avg_sq", "step"):
+                if key in moments:
+                    state[f"{key}.{name}"] = moments[key]
+            if self.averages:
+                state[f"average.{name}"] = self.averages[number]
+        return state
+
+    def load_state_tensors(self, state: Mapping[str, Tensor], updates: int) -> None:
+        """Take up the state of a checkpoint, exactly."""
+        self.updates = updates
+        for number, (name, master) in enumerate(zip(self.names, self.masters, strict=True)):
+            master.copy_(state[f"master.{name}"])
+            if f"exp_avg.{name}" in state:
+                self.optimizer.state[master] = {
+                    "step": state[f"step.{name}"].clone().to(torch.float32),
+                    "exp_avg": state[f"exp_avg.{name}"].clone().to(master.device),
+                    "exp_avg_sq": state[f"exp_avg_sq.{name}"].clone().to(master.device),
+                }
+            if self.averages:
+                self.averages[number].copy_(state[f"average.{name}"])
+        self._copy_to_model(self.masters)
+
+    def _copy_to_model(self, tensors: Sequence[Tensor]) -> None:
+        pairs = [
+            (p.data, t)
+            for p, t in zip(self.parameters, tensors, strict=True)
+            if p.data_ptr() != t.data_ptr()
+        ]
+        if pairs:
+            torch._foreach_copy_([p for p, _ in pairs], [t for _, t in pairs])
+
+
+def rate_factor(step: int, total_steps: int, config: TrainingSection) -> float:
+    """Share of the peak learning rate at a step counted from 0: warm-up, then the schedule."""
+    warmup = int(config.warmup_ratio * total_steps)
+    if step < warmup:
+        return (step + 1) / (warmup + 1)
+    progress = (step - warmup) / max(1, total_steps - warmup)
+    if config.lr_scheduler == "constant":
+        return 1.0
+    if config.lr_scheduler == "cosine":
+        return 0.5 * (1.0 + math.cos(math.pi * min(1.0, progress)))
+    return max(0.0, 1.0 - progress)
