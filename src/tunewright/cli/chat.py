@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 import sys
-import unicodedata
 from collections.abc import Iterator
 from typing import Annotated, Any
 
@@ -44,13 +43,14 @@ def chat(
         raise UserError("--message: empty; write what to ask")
 
     from tunewright.pipeline import open_chat
+    from tunewright.report_text import clean_text
 
     session = open_chat(what)
     if message is None:
         return _converse(session)
     reply = "".join(session.reply(message))
     document = {"message": message, "reply": reply, **_last_answer(session)}
-    return Answer(document, lambda console: print(_printable(reply)))
+    return Answer(document, lambda console: print(clean_text(reply)))
 
 
 def _last_answer(session: Any) -> dict[str, Any]:
@@ -97,14 +97,12 @@ def _lines() -> Iterator[str]:
 
 
 def _print_reply(pieces: Iterator[str]) -> None:
+    """Print a reply as it comes, without what could steer the terminal."""
+    from tunewright.report_text import clean_text
+
     try:
         for piece in pieces:
-            print(_printable(piece), end="", flush=True)
+            print(clean_text(piece), end="", flush=True)
         print(flush=True)
     except KeyboardInterrupt:
         print(" (stopped)", flush=True)
-
-
-def _printable(text: str) -> str:
-    """The text without control characters: a model must not be able to steer the terminal."""
-    return "".join(char for char in text if char in "\n\t" or unicodedata.category(char) != "Cc")

@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, redirect_stdout
 from dataclasses import dataclass
 from types import FrameType
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 import typer
 
@@ -62,15 +62,13 @@ def run_command(command: Callable[[], Any], *, as_json: bool) -> int:
         try:
             with redirect_stdout(sys.stderr) if as_json else nullcontext():
                 answer = command()
-            if isinstance(answer, Answer):
-                _show(answer, as_json=as_json)
-                return answer.exit_status
             if answer == CTRL_C:
                 raise Interrupted("stopped by Ctrl-C")
-            return int(answer or 0)
-        except BrokenPipeError:
-            _close_stdout()
-            return 0
+            if not isinstance(answer, Answer):
+                answer = Answer(None, lambda console: None, exit_status=int(answer or 0))
+                as_json = False
+            _show(answer, as_json=as_json)
+            return answer.exit_status
         except BaseException as error:  # the border: whatever it is, it must end in words
             return _show_error(error, as_json=as_json)
 
@@ -83,14 +81,17 @@ def make_console() -> Console:
 
 
 def _show(answer: Answer, *, as_json: bool) -> None:
+    """Print an answer; a reader that goes away meanwhile has seen enough."""
     try:
         if as_json:
             _print_json(answer.document)
         else:
             answer.show(make_console())
         sys.stdout.flush()
-    except BrokenPipeError:
-        _close_stdout()
+    except (OSError, SystemExit) as error:
+        if not _reader_left(error):
+            raise
+        _close(sys.stdout)
 
 
 def _print_json(document: Any) -> None:
@@ -102,10 +103,18 @@ def _print_json(document: Any) -> None:
 
 
 def _show_error(error: BaseException, *, as_json: bool) -> int:
+    if _reader_left(error):  # nobody is left to talk to, and the work is not done
+        _close(sys.stdout)
+        _close(sys.stderr)
+        return Interrupted.exit_status
     kind, message, exit_status = describe_error(error)
-    print(f"error: {message}", file=sys.stderr)
-    if os.environ.get(DEBUG) == "1":
-        traceback.print_exception(error)
+    try:
+        print(f"error: {message}", file=sys.stderr)
+        if os.environ.get(DEBUG) == "1":
+            traceback.print_exception(error)
+        sys.stderr.flush()
+    except OSError:
+        _close(sys.stderr)
     if as_json:
         problem = {"kind": kind, "message": message, "exit_status": exit_status}
         _show(Answer({"error": problem}, lambda console: None), as_json=True)
@@ -187,11 +196,17 @@ def _be_lenient_about_encodings() -> None:
             reconfigure(errors="backslashreplace")
 
 
-def _close_stdout() -> None:
-    """Forget a reader that went away, so that the flush at exit does not complain."""
+def _reader_left(error: BaseException) -> bool:
+    """True for a broken pipe, also as the SystemExit that rich and typer make of one."""
+    cause = error.__context__ if isinstance(error, SystemExit) else error
+    return isinstance(cause, BrokenPipeError)
+
+
+def _close(stream: TextIO) -> None:
+    """Lead a stream without a reader to nowhere, so that the flush at exit does not complain."""
     try:
         devnull = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(devnull, sys.stdout.fileno())
+        os.dup2(devnull, stream.fileno())
         os.close(devnull)
     except (OSError, ValueError):
         pass
