@@ -1,0 +1,447 @@
+"""Base models in memory: weights, tokenizer and a head for the task, from checked local files.
+
+catalog.py finds and checks the files, so nothing here opens a socket. Adapters are attached in
+adapters.py; a reference that is itself an adapter is loaded merged into its base.
+"""
+
+from __future__ import annotations
+
+import difflib
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from logging import ERROR
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import transformers
+from transformers import CONFIG_MAPPING
+from transformers.models.auto import modeling_auto
+
+from tunewright.errors import ModelError, TunewrightError
+from tunewright.model import safety
+from tunewright.model.catalog import MANIFEST, ModelSource, resolve_model
+from tunewright.model.device import is_out_of_memory
+from tunewright.model.tokenizer import load_tokenizer
+
+Kind = Literal["encoder", "decoder", "encoder-decoder"]
+TASKS = ("classify", "regress", "tag", "generate", "chat", "continue")
+GENERATIVE_TASKS = ("generate", "chat", "continue")
+# Standard deviation of a new head, as BERT, GPT-2 and Llama initialise theirs.
+HEAD_STD = 0.02
+_DROPOUT_ENDINGS = ("dropout", "dropout_prob", "dropout_rate", "pdrop")
+_KEYS_NEVER_PASSED_ON = ("auto_map", "trust_remote_code", "quantization_config")
+
+
+@dataclass
+class Base:
+    """A model ready to be tuned or asked, with all that is known about it.
+
+    labels: class names (classify), entity names without B-/I- (tag), else ().
+    fresh: names of parameters that the checkpoint did not hold: a new head.
+    default_template: the tokenizer had no chat template and was given ours.
+    adapter: what adapters.attach did: "full", "lora", or None before it.
+    dtype: of the weights.
+    """
+
+    model: Any
+    tokenizer: Any
+    kind: Kind
+    task: str | None
+    labels: tuple[str, ...]
+    multi_label: bool
+    reference: str
+    source: ModelSource
+    num_parameters: int
+    device: torch.device
+    dtype: torch.dtype
+    fresh: tuple[str, ...] = ()
+    default_template: bool = False
+    adapter: str | None = None
+
+    @property
+    def plain(self) -> Any:
+        """The transformers model itself; adapter layers, if any, live inside it."""
+        inner = getattr(self.model, "get_base_model", None)
+        return inner() if inner is not None else self.model
+
+
+def load_base(
+    reference: str,
+    *,
+    task: str | None,
+    labels: Sequence[str] = (),
+    multi_label: bool = False,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    dropout: float | Literal["auto"] = "auto",
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    random_init: bool = False,
+    attn: str = "sdpa",
+    seed: int = 17,
+) -> Base:
+    """Load a base model with the head that the task needs, in eval mode.
+
+    task None gives the bare model (hidden states). labels: needed for classify and tag.
+    random_init: same shape, random weights (the from-scratch twin). A new head depends on seed
+    alone. Raises ModelError in one line for whatever is missing, broken or unfit for the task.
+    """
+    source = resolve_model(reference, revision, trust_remote_code=trust_remote_code)
+    return load_source(
+        source, task=task, labels=labels, multi_label=multi_label, device=device, dtype=dtype,
+        dropout=dropout, trust_remote_code=trust_remote_code, random_init=random_init, attn=attn,
+        seed=seed,
+    )  # fmt: skip
+
+
+def load_source(
+    source: ModelSource,
+    *,
+    task: str | None,
+    labels: Sequence[str] = (),
+    multi_label: bool = False,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    dropout: float | Literal["auto"] = "auto",
+    trust_remote_code: bool = False,
+    random_init: bool = False,
+    attn: str = "sdpa",
+    seed: int = 17,
+    merge: bool = True,
+) -> Base:
+    """As load_base, for a model that has been found already.
+
+    merge: fold an adapter source into its base; off: leave it to weights.load_tuned.
+    """
+    ground = source.base or source
+    with quiet(), _kept_default_dtype():
+        config = _read_config(ground, trust_remote_code)
+        kind = find_kind(config)
+        _check_fits(ground.reference, config, kind, task, labels)
+        own_labels = tuple(str(name) for name in (config.id2label or {}).values())
+        tokenizer, default_template = load_tokenizer(source, kind, trust_remote_code)
+        _prepare_config(config, tokenizer, task, tuple(labels), multi_label, dropout)
+        auto = _auto_class(kind, task)
+        if random_init:
+            model = _from_scratch(auto, config, dtype, attn, seed, trust_remote_code)
+            missing: tuple[str, ...] = ()
+        else:
+            model, missing = _from_weights(auto, ground, config, dtype, attn, trust_remote_code)
+            _check_missing(ground, model, missing, task)
+            if task in ("classify", "tag") and own_labels != tuple(config.id2label.values()):
+                missing = tuple(sorted({*missing, *_label_sized(model, config.num_labels)}))
+            _init_fresh(model, missing, seed)
+        _give_generation_config(model, ground.path, tokenizer)
+        if source.is_adapter and merge and not random_init:
+            model, missing = _merge_adapter(model, source, tuple(labels), missing)
+        model = model.to(device).eval()
+    return Base(
+        model=model,
+        tokenizer=tokenizer,
+        kind=kind,
+        task=task,
+        labels=tuple(labels),
+        multi_label=multi_label,
+        reference=source.reference,
+        source=source,
+        num_parameters=sum(p.numel() for p in model.parameters()),
+        device=torch.device(device),
+        dtype=dtype,
+        fresh=missing,
+        default_template=default_template,
+    )
+
+
+def bio_names(labels: Sequence[str]) -> tuple[str, ...]:
+    """The classes of a tagger: O, then B-x and I-x of each entity."""
+    return ("O", *(f"{mark}-{label}" for label in labels for mark in "BI"))
+
+
+def end_ids(base: Base) -> tuple[int, ...]:
+    """Token ids that end an answer: of the generation settings, config and tokenizer."""
+    plain = base.plain
+    found: list[int] = []
+    settings = getattr(plain, "generation_config", None)
+    for value in (
+        getattr(settings, "eos_token_id", None),
+        getattr(plain.config, "eos_token_id", None),
+        base.tokenizer.eos_token_id,
+    ):
+        found += [value] if isinstance(value, int) else list(value or ())
+    return tuple(dict.fromkeys(found))
+
+
+def longest_input(base: Base) -> int | None:
+    """Most tokens that the model was made for, or None where it names no limit."""
+    config = base.plain.config.get_text_config()
+    limits = [getattr(config, name, None) for name in ("max_position_embeddings", "n_positions")]
+    if config.model_type in ("roberta", "xlm-roberta", "camembert", "xlm-roberta-xl"):
+        limits = [limit - 2 for limit in limits if limit]  # positions start at pad + 1
+    if base.kind != "encoder-decoder":
+        limits.append(base.tokenizer.model_max_length)
+    return min((int(n) for n in limits if n and n < 1 << 30), default=None)
+
+
+def find_kind(config: Any) -> Kind:
+    """Encoder, decoder or encoder-decoder, by the architecture's place in transformers."""
+    if config.is_encoder_decoder:
+        return "encoder-decoder"
+    if config.model_type in modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES:
+        return "encoder"
+    if config.model_type in modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        return "decoder"
+    causal = any("CausalLM" in name for name in config.architectures or ())
+    return "decoder" if causal else "encoder"
+
+
+def _read_config(source: ModelSource, trust_remote_code: bool) -> Any:
+    path = source.path / "config.json"
+    values = safety.read_model_json(path)
+    model_type = values.get("model_type")
+    if model_type not in CONFIG_MAPPING:
+        if trust_remote_code and values.get("auto_map"):
+            return transformers.AutoConfig.from_pretrained(source.path, trust_remote_code=True)
+        near = difflib.get_close_matches(str(model_type), list(CONFIG_MAPPING), n=1)
+        hint = f"did you mean {near[0]}? " if near else ""
+        raise ModelError(
+            f"{path}: model_type {model_type!r} unknown to transformers "
+            f"{transformers.__version__}; {hint}a newer transformers may know it"
+        )
+    if values.get("quantization_config"):
+        raise ModelError(
+            f"{path}: the weights are quantized; use the model's full-precision weights"
+        )
+    clean = {key: item for key, item in values.items() if key not in _KEYS_NEVER_PASSED_ON}
+    try:
+        config = CONFIG_MAPPING[str(model_type)].from_dict(clean)
+    except Exception as error:  # config classes validate in many ways
+        raise ModelError(f"{path}: {safety.first_line(error)}; correct the config") from None
+    config.name_or_path = source.loadable
+    return config
+
+
+def _check_fits(
+    reference: str, config: Any, kind: Kind, task: str | None, labels: Sequence[str]
+) -> None:
+    """Raise ModelError when this architecture cannot do this task."""
+    if task is not None and task not in TASKS:
+        raise ModelError(f"task: {task!r} unknown; use {', '.join(TASKS)}")
+    if task in ("classify", "tag") and not labels:
+        raise ModelError(f"task {task}: no labels; check the label column")
+    if task in GENERATIVE_TASKS and kind == "encoder":
+        raise ModelError(
+            f"{reference}: {config.model_type} is an encoder and writes no text; for {task} use a "
+            "decoder such as Llama, Qwen, Gemma or GPT-2, or T5"
+        )
+    if task == "continue" and kind != "decoder":
+        raise ModelError(
+            f"{reference}: {config.model_type} cannot continue text; for {task} use a decoder such "
+            "as Llama, Qwen, Gemma or GPT-2"
+        )
+    if task is None:
+        return
+    mapping = _auto_class(kind, task)._model_mapping
+    if type(config) not in mapping and not hasattr(config, "auto_map"):
+        raise ModelError(
+            f"{reference}: transformers has no {task} head for {config.model_type}; choose another "
+            "base model for this task"
+        )
+
+
+def _auto_class(kind: Kind, task: str | None) -> Any:
+    if task is None:
+        return transformers.AutoModel
+    if task in ("classify", "regress"):
+        return transformers.AutoModelForSequenceClassification
+    if task == "tag":
+        return transformers.AutoModelForTokenClassification
+    if kind == "encoder-decoder":
+        return transformers.AutoModelForSeq2SeqLM
+    return transformers.AutoModelForCausalLM
+
+
+def _prepare_config(
+    config: Any,
+    tokenizer: Any,
+    task: str | None,
+    labels: tuple[str, ...],
+    multi_label: bool,
+    dropout: float | Literal["auto"],
+) -> None:
+    """Write labels, problem type, padding and dropout into the config, in place."""
+    names: tuple[str, ...] = ()
+    if task == "classify":
+        names = labels
+        config.problem_type = (
+            "multi_label_classification" if multi_label else "single_label_classification"
+        )
+    elif task == "tag":
+        names = bio_names(labels)
+    elif task == "regress":
+        names = ("value",)
+        config.problem_type = "regression"
+    if names:
+        config.id2label = dict(enumerate(names))
+        config.label2id = {name: index for index, name in enumerate(names)}
+    for part in {id(c): c for c in (config, config.get_text_config())}.values():
+        if getattr(part, "pad_token_id", None) is None:
+            part.pad_token_id = tokenizer.pad_token_id
+        if dropout != "auto":
+            _set_dropout(part, float(dropout))
+
+
+def _set_dropout(config: Any, value: float) -> None:
+    for key, old in config.to_dict().items():
+        if key.endswith(_DROPOUT_ENDINGS) and isinstance(old, (int, float, type(None))):
+            setattr(config, key, value)
+
+
+def _from_scratch(
+    auto: Any, config: Any, dtype: torch.dtype, attn: str, seed: int, trust_remote_code: bool
+) -> Any:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        options: dict[str, Any] = {"trust_remote_code": True} if trust_remote_code else {}
+        return _with_attention(
+            lambda kind: auto.from_config(config, attn_implementation=kind, **options), attn
+        ).to(dtype)
+
+
+def _from_weights(
+    auto: Any, source: ModelSource, config: Any, dtype: torch.dtype, attn: str, trust: bool
+) -> tuple[Any, tuple[str, ...]]:
+    """(model, names of parameters that the files lack or hold in another size)."""
+
+    def load(kind: str) -> Any:
+        return auto.from_pretrained(
+            source.path, config=config, dtype=dtype, attn_implementation=kind,
+            use_safetensors=True, local_files_only=True, output_loading_info=True,
+            ignore_mismatched_sizes=True, trust_remote_code=trust,
+        )  # fmt: skip
+
+    try:
+        with torch.random.fork_rng(devices=[]):
+            model, info = _with_attention(load, attn)
+    except Exception as error:  # loading touches files, configs and memory in library code
+        if is_out_of_memory(error) or isinstance(error, TunewrightError):
+            raise
+        raise ModelError(
+            f"{source.path}: weights cannot be loaded ({safety.first_line(error)}); "
+            "download them again"
+        ) from error
+    odd = [item if isinstance(item, str) else item[0] for item in info["mismatched_keys"]]
+    return model, tuple(sorted({*info["missing_keys"], *odd}))
+
+
+def _with_attention(load: Any, attn: str) -> Any:
+    """Load with the wished attention; architectures without it get plain attention."""
+    try:
+        return load(attn)
+    except (ValueError, ImportError) as error:
+        if "does not support" not in str(error) and "attn_implementation" not in str(error):
+            raise
+        return load("eager")
+
+
+def _check_missing(
+    source: ModelSource, model: Any, missing: Sequence[str], task: str | None
+) -> None:
+    """A new head is fine; a hole in the backbone is not. Raises ModelError."""
+    prefix = f"{model.base_model_prefix}."
+    bare = task is None or task in GENERATIVE_TASKS
+    holes = [n for n in missing if (bare or n.startswith(prefix)) and "pooler" not in n]
+    if holes:
+        raise ModelError(
+            f"{source.path}: weights lack {holes[0]} or hold it in another size "
+            f"({len(holes)} tensors); config.json and weights do not belong together"
+        )
+
+
+def _label_sized(model: Any, num_labels: int) -> list[str]:
+    """Parameters of the head's last layer: made for other labels, they mean nothing here."""
+    prefix = f"{model.base_model_prefix}."
+    outside = [(n, p) for n, p in model.named_parameters() if not n.startswith(prefix)]
+    return [name for name, p in outside if p.shape[0] == num_labels]
+
+
+def _init_fresh(model: Any, names: Sequence[str], seed: int) -> None:
+    """Normal(0, HEAD_STD) matrices, zero biases, unit norms; the same for the same seed."""
+    generator = torch.Generator().manual_seed(seed)
+    parameters = dict(model.named_parameters())
+    for name in sorted(set(names) & set(parameters)):
+        tensor = parameters[name].data
+        if tensor.dim() > 1:
+            noise = torch.empty(tensor.shape, dtype=torch.float32)
+            tensor.copy_(noise.normal_(0.0, HEAD_STD, generator=generator))
+        else:
+            tensor.fill_(0.0 if name.endswith("bias") else 1.0)
+
+
+def _give_generation_config(model: Any, folder: Path, tokenizer: Any) -> None:
+    """Generation settings of a text-writing model: the folder's own, completed by the tokenizer."""
+    if not getattr(model, "can_generate", lambda: False)():
+        return
+    if (folder / "generation_config.json").exists():
+        model.generation_config = transformers.GenerationConfig.from_pretrained(
+            folder, local_files_only=True
+        )
+    settings = model.generation_config
+    if settings.eos_token_id is None:
+        settings.eos_token_id = tokenizer.eos_token_id
+    if settings.pad_token_id is None:
+        settings.pad_token_id = tokenizer.pad_token_id
+
+
+def _merge_adapter(
+    model: Any, source: ModelSource, labels: tuple[str, ...], missing: tuple[str, ...]
+) -> tuple[Any, tuple[str, ...]]:
+    """Fold a saved adapter into its base; its head too, where the labels are the same."""
+    import peft
+    from safetensors.torch import load_file
+
+    config = peft.PeftConfig.from_pretrained(str(source.path))
+    state: Mapping[str, torch.Tensor] = load_file(source.weights[0])
+    path = source.path / MANIFEST
+    known = safety.read_model_json(path).get("labels") if path.exists() else None
+    keep_head = known is not None and tuple(known) == labels
+    if not keep_head:
+        config.modules_to_save = None
+        config.task_type = None
+        state = {name: tensor for name, tensor in state.items() if ".lora_" in name}
+    adapted = peft.PeftModel(model, config)
+    peft.set_peft_model_state_dict(adapted, dict(state))
+    merged = adapted.merge_and_unload()  # type: ignore[operator]
+    for parameter in merged.parameters():
+        parameter.requires_grad_(True)
+    return merged, () if keep_head else missing
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without the library's load reports and bars; errors still come through as exceptions."""
+    from transformers.utils import logging
+
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity(ERROR)
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()  # type: ignore[no-untyped-call]
+
+
+@contextmanager
+def _kept_default_dtype() -> Iterator[None]:
+    """Loading sets torch's default dtype for a while; an error on the way must not leave it so."""
+    dtype = torch.get_default_dtype()
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(dtype)

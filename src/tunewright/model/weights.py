@@ -1,0 +1,330 @@
+"""Tuned models on disk: PEFT adapters or full weights, safetensors only, whole or not at all.
+
+A saved folder loads with plain transformers or PEFT. Beside it lies tunewright.json: the task, the
+labels, and the base with its SHA-256, so that an adapter never ends up on other weights.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import peft
+import torch
+from peft.tuners.lora import LoraLayer
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+
+from tunewright.errors import DiskFull, ModelError, TunewrightError
+from tunewright.model import safety
+from tunewright.model.catalog import MANIFEST, ModelSource, resolve_model
+from tunewright.model.device import is_out_of_memory
+from tunewright.model.load import Base, load_source, quiet
+from tunewright.store import naming_disk_errors, sync_folder, write_json
+
+FORMAT = 1
+_PREFIX = "base_model.model."
+
+
+def save_tuned(
+    base: Base,
+    folder: Path,
+    *,
+    state: Mapping[str, torch.Tensor] | None = None,
+    extra: Mapping[str, Any] | None = None,
+) -> None:
+    """Write the tuned model to `folder`, replacing what was there; aside first, then renamed.
+
+    state: tensors by parameter name (as adapters.trainable_parameters gives them) to save in place
+    of the model's own, such as the best or averaged ones. extra: more entries for tunewright.json.
+    Raises DiskFull or RunError; what was in `folder` before is then still there.
+    """
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    with naming_disk_errors(folder), _naming_safetensors_errors(folder), quiet():
+        shutil.rmtree(temporary, ignore_errors=True)
+        try:
+            temporary.mkdir(parents=True)
+            method = _save_weights(base, temporary, _full_state(base.model, state or {}))
+            base.tokenizer.save_pretrained(temporary)
+            _save_generation_config(base.plain, temporary)
+            write_json(temporary / MANIFEST, _manifest(base, temporary, method, extra or {}))
+            _sync_files(temporary)
+            _swap(temporary, folder)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def load_tuned(
+    folder: Path | str,
+    *,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    attn: str = "sdpa",
+    trust_remote_code: bool = False,
+) -> Base:
+    """Load a tuned model, adapter or full, in eval mode; a run folder will do.
+
+    Folders made elsewhere load too where their config tells the task. Raises ModelError when the
+    weights were damaged, when the base is not the one the adapter was trained on, or when tensors
+    are missing.
+    """
+    source = resolve_model(str(folder), trust_remote_code=trust_remote_code)
+    manifest = _read_manifest(source)
+    known = manifest or _guess(source)
+    base = load_source(
+        source, task=known["task"], labels=known["labels"], multi_label=known["multi_label"],
+        device=device, dtype=dtype, attn=attn, trust_remote_code=trust_remote_code, merge=False,
+    )  # fmt: skip
+    if source.is_adapter:
+        base.model = _put_adapter(base.model, source).to(device).eval()
+        base.adapter, base.fresh = "lora", ()
+    else:
+        base.adapter = "full"
+    base.default_template = bool(known.get("default_template", False))
+    return base
+
+
+def read_manifest(folder: Path) -> dict[str, Any] | None:
+    """tunewright.json of a saved model, or None where it was made elsewhere."""
+    path = folder / MANIFEST
+    return safety.read_model_json(path) if path.exists() else None
+
+
+def merged_state(
+    model: Any, state: Mapping[str, torch.Tensor] | None = None
+) -> dict[str, torch.Tensor]:
+    """Weights with every low-rank addition folded in, under the names of the plain model.
+
+    Computed in float32 and rounded once to the weight's own dtype; the model is not changed.
+    """
+    full = _full_state(model, state or {})
+    out: dict[str, torch.Tensor] = {}
+    for name, tensor in full.items():
+        if ".lora_" in name or ".original_module." in name:
+            continue
+        plain = name.removeprefix(_PREFIX).replace(".base_layer.", ".")
+        out[plain.replace(".modules_to_save.default.", ".")] = tensor
+    for name, module in model.base_model.model.named_modules():
+        if isinstance(module, LoraLayer) and "default" in module.lora_A:
+            down = full[f"{_PREFIX}{name}.lora_A.default.weight"].float()
+            up = full[f"{_PREFIX}{name}.lora_B.default.weight"].float()
+            delta = (up @ down) * module.scaling["default"]
+            if getattr(module, "fan_in_fan_out", False):
+                delta = delta.T
+            weight = out[f"{name}.weight"]
+            out[f"{name}.weight"] = (weight.float() + delta).to(weight.dtype)
+    return out
+
+
+def _full_state(model: Any, state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The model's tensors with `state` in place of its own, under every name of tied ones."""
+    names: dict[int, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        names.setdefault(id(parameter), []).append(name)
+    aliases = {name: group for group in names.values() for name in group}
+    full = dict(model.state_dict())
+    for name, tensor in state.items():
+        assert name in aliases, f"{name} is not a parameter of this model"
+        full.update(dict.fromkeys(aliases[name], tensor))
+    return full
+
+
+def _save_weights(base: Base, folder: Path, state: dict[str, torch.Tensor]) -> str:
+    """Write weights and config; returns what they are, "lora" or "full"."""
+    if base.adapter != "lora":
+        base.model.save_pretrained(folder, state_dict=state)
+        return "full"
+    if base.source.is_adapter:  # the base exists only merged in memory, so it is saved along
+        base.plain.save_pretrained(folder, state_dict=merged_state(base.model, state))
+        return "full"
+    tensors = peft.get_peft_model_state_dict(
+        base.model, state_dict=state, save_embedding_layers=False
+    )
+    cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    save_file(cpu, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    config = base.model.peft_config["default"]
+    kept = (config.base_model_name_or_path, config.inference_mode, config.revision)
+    config.base_model_name_or_path = base.source.loadable
+    config.inference_mode, config.revision = True, base.source.revision
+    config.save_pretrained(str(folder))
+    config.base_model_name_or_path, config.inference_mode, config.revision = kept
+    return "lora"
+
+
+def _save_generation_config(model: Any, folder: Path) -> None:
+    settings = getattr(model, "generation_config", None)
+    if settings is None or not model.can_generate():
+        return
+    if not settings.do_sample:  # sampling values beside greedy decoding are refused on saving
+        settings.temperature = settings.top_p = settings.top_k = None
+    settings.save_pretrained(folder)
+
+
+def _manifest(base: Base, folder: Path, method: str, extra: Mapping[str, Any]) -> dict[str, Any]:
+    source = base.source.base or base.source
+    return {
+        "format": FORMAT,
+        "tunewright": _own_version(),
+        "task": base.task,
+        "labels": list(base.labels),
+        "multi_label": base.multi_label,
+        "method": method,
+        "weights_sha256": safety.weights_sha256(safety.find_weights(folder)),
+        "base": {
+            "reference": source.reference,
+            "revision": source.revision,
+            "origin": source.origin,
+            "hub_id": source.hub_id,
+            "sha256": source.sha256,
+        },
+        "started_from": base.source.reference if base.source.is_adapter else None,
+        "default_template": base.default_template,
+        **extra,
+    }
+
+
+def _own_version() -> str:
+    try:
+        return version("tunewright")
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def _read_manifest(source: ModelSource) -> dict[str, Any] | None:
+    """The manifest, after comparing its hashes with the files. Raises ModelError."""
+    manifest = read_manifest(source.path)
+    if manifest is None:
+        return None
+    place = source.path / MANIFEST
+    if manifest.get("format") != FORMAT or not isinstance(manifest.get("base"), dict):
+        raise ModelError(f"{place}: format {manifest.get('format')!r} unknown; use the tunewright "
+                         "version that wrote it")  # fmt: skip
+    wanted = manifest.get("weights_sha256")
+    if wanted and wanted != source.sha256:
+        raise ModelError(
+            f"{source.weights[0]}: sha256 {source.sha256} is not {wanted}, with which it was "
+            "saved; the file was damaged or changed, restore it"
+        )
+    wanted = manifest["base"].get("sha256")
+    if source.base and wanted and wanted != source.base.sha256:
+        raise ModelError(
+            f"{source.path}: trained on a base with sha256 {wanted}, but {source.base.path} has "
+            f"{source.base.sha256}; restore the base that it was trained on"
+        )
+    labels = manifest.get("labels")
+    manifest["labels"] = [str(label) for label in labels] if isinstance(labels, list) else []
+    manifest["multi_label"] = bool(manifest.get("multi_label"))
+    manifest.setdefault("task", None)
+    return manifest
+
+
+def _guess(source: ModelSource) -> dict[str, Any]:
+    """Task and labels of a folder made elsewhere, from its config. Raises ModelError."""
+    if source.is_adapter:
+        return _guess_adapter(source)
+    config = safety.read_model_json(source.path / "config.json")
+    names = [str(name) for name in (config.get("id2label") or {}).values()]
+    architecture = str((config.get("architectures") or [""])[0])
+    multi = config.get("problem_type") == "multi_label_classification"
+    if "ForSequenceClassification" in architecture:
+        names = names or ["LABEL_0", "LABEL_1"]
+        task = "regress" if len(names) == 1 else "classify"
+        return {"task": task, "labels": names if task == "classify" else [], "multi_label": multi}
+    if "ForTokenClassification" in architecture:
+        return {"task": "tag", "labels": _entities(source, names), "multi_label": False}
+    writes = ("CausalLM", "LMHeadModel", "ForConditionalGeneration")
+    task_found = "generate" if any(word in architecture for word in writes) else None
+    return {"task": task_found, "labels": [], "multi_label": False}
+
+
+def _entities(source: ModelSource, names: list[str]) -> list[str]:
+    entities = list(dict.fromkeys(name[2:] for name in names if name[:2] in ("B-", "I-")))
+    if names != ["O", *(f"{mark}-{entity}" for entity in entities for mark in "BI")]:
+        raise ModelError(
+            f"{source.path}: token labels {', '.join(names[:5])} are not O, B-x, I-x in this "
+            "order; only such taggers can be read"
+        )
+    return entities
+
+
+def _guess_adapter(source: ModelSource) -> dict[str, Any]:
+    task_type = safety.check_adapter_config(source.path).get("task_type")
+    known: dict[str, Any] = {"labels": [], "multi_label": False}
+    if task_type in ("CAUSAL_LM", "SEQ_2_SEQ_LM"):
+        return {"task": "generate", **known}
+    if task_type == "SEQ_CLS":
+        header = safety.read_header(source.weights[0])
+        shapes = [t["shape"] for name, t in header.items() if ".lora_" not in name]
+        heads = [shape[0] for shape in shapes if len(shape) == 2]
+        if heads and heads[-1] == 1:
+            return {"task": "regress", **known}
+        if heads:
+            labels = [f"LABEL_{index}" for index in range(heads[-1])]
+            return {"task": "classify", "labels": labels, "multi_label": False}
+    if task_type in (None, "FEATURE_EXTRACTION"):
+        return {"task": None, **known}
+    raise ModelError(
+        f"{source.path}: adapter of type {task_type} without label names; train it with tunewright "
+        "or give a full model"
+    )
+
+
+def _put_adapter(model: Any, source: ModelSource) -> Any:
+    """The model with the saved adapter on it. Raises ModelError when tensors do not fit."""
+    try:
+        with quiet():
+            adapted = peft.PeftModel.from_pretrained(
+                model, str(source.path), is_trainable=False, local_files_only=True
+            )
+    except Exception as error:  # peft raises many kinds for files that do not fit
+        if is_out_of_memory(error) or isinstance(error, TunewrightError):
+            raise
+        raise ModelError(
+            f"{source.path}: adapter does not fit its base ({safety.first_line(error)}); restore "
+            "both from one run"
+        ) from error
+    wanted = set(peft.get_peft_model_state_dict(adapted, save_embedding_layers=False))
+    lacking = sorted(wanted - set(safety.read_header(source.weights[0])))
+    if lacking:
+        raise ModelError(
+            f"{source.weights[0]}: lacks {lacking[0]} ({len(lacking)} tensors); restore the file"
+        )
+    return adapted
+
+
+@contextmanager
+def _naming_safetensors_errors(folder: Path) -> Iterator[None]:
+    """safetensors reports a full disk in its own words."""
+    try:
+        yield
+    except SafetensorError as error:
+        text = str(error)
+        if any(sign in text for sign in ("os error 28", "os error 27", "os error 122")):
+            raise DiskFull(
+                f"{folder}: no space left on the device; free some and run again with --resume"
+            ) from error
+        raise
+
+
+def _sync_files(folder: Path) -> None:
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with open(path, "rb+") as file:
+                os.fsync(file.fileno())
+    sync_folder(folder)
+
+
+def _swap(new: Path, folder: Path) -> None:
+    """Put `new` in the place of `folder`; the old one goes only when the new one stands."""
+    old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        os.rename(folder, old)
+    os.rename(new, folder)
+    sync_folder(folder.parent)
+    shutil.rmtree(old, ignore_errors=True)
