@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import ast
-import os
+import resource
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,7 +15,7 @@ REPO = Path(__file__).parents[1]
 SRC = REPO / "src" / "tunewright"
 FLOORS = (
     ("errors", "records"),
-    ("config", "store", "journal", "prices", "cost"),
+    ("config", "store", "journal", "prices", "cost", "defaults"),
     ("data", "model", "metrics"),
     ("train", "evaluate", "decide", "monitor", "providers", "report", "registry", "serve"),
     ("pipeline", "lifecycle", "jobs", "cluster"),
@@ -222,16 +221,15 @@ def test_start_up_is_light():
 
 
 def test_help_answers_at_once():
+    """Processor seconds, best of five: the wall clock also counts whoever else is at work here."""
     executable = Path(sys.executable).with_name("tunewright")
     if not executable.exists():
         pytest.skip(f"{executable} is not installed")
     seconds = []
     for _ in range(5):
-        started = time.perf_counter()
-        environment = {**os.environ, "NO_COLOR": "1"}
-        done = subprocess.run(
-            [executable, "--help"], capture_output=True, text=True, check=True, env=environment
-        )
-        seconds.append(time.perf_counter() - started)
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        done = subprocess.run([executable, "--help"], capture_output=True, text=True, check=True)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        seconds.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
         assert "quickstart" in done.stdout
     assert min(seconds) < 0.4, seconds

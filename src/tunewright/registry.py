@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,13 +23,13 @@ class RunSummary:
     """One run in a line. None where the run has not come that far.
 
     stage: how far it came. value and ci95: of the deciding metric, for the tuned model on test.
-    changed_at: when its newest file was written, local time. steps: optimiser steps logged.
+    changed_at: when its newest file was written, ISO 8601 in UTC. seconds: what the whole run took.
     """
 
     path: Path
     state: RunState
     stage: str | None
-    changed_at: datetime
+    changed_at: str
     task: str | None = None
     base_model: str | None = None
     verdict: str | None = None
@@ -57,7 +57,7 @@ def list_runs(root: Path) -> list[RunSummary]:
 def summarise_run(path: Path) -> RunSummary:
     """What one run folder says about itself; state "unreadable" when a file in it is damaged."""
     folder = RunFolder(path)
-    changed_at = datetime.fromtimestamp(_newest_change(folder))
+    changed_at = datetime.fromtimestamp(_newest_change(folder), UTC).isoformat(timespec="seconds")
     state = _read_object(folder.state)
     report = _read_object(folder.report_json)
     stage = _text((state or {}).get("stage"))
@@ -122,15 +122,20 @@ def _tuned_score(
         if result.get("system") == "tuned" and result.get("split") == "test":
             score = _get(result, "metrics", metric or "") or {}
             value = _number(_get(score, "value"))
-            bounds = [_number(bound) for bound in _get(score, "ci95") or ()]
-            if len(bounds) == 2 and bounds[0] is not None and bounds[1] is not None:
-                return value, (bounds[0], bounds[1])
-            return value, None
+            return value, _interval(_get(score, "ci95"))
     return None, None
 
 
+def _interval(ends: Any) -> tuple[float, float] | None:
+    if not isinstance(ends, list) or len(ends) != 2:
+        return None
+    low, high = _number(ends[0]), _number(ends[1])
+    return None if low is None or high is None else (low, high)
+
+
 def _objects(value: Any) -> Iterator[Mapping[str, Any]]:
-    yield from (item for item in value or () if isinstance(item, Mapping))
+    items = value if isinstance(value, list) else []
+    yield from (item for item in items if isinstance(item, Mapping))
 
 
 def _get(value: Any, *keys: str) -> Any:

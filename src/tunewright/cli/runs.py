@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -63,9 +64,13 @@ def _print_table(found: list[RunSummary], console: Console) -> None:
             run.task or "",
             f"[{colour}]{run.verdict or ''}[/]",
             _score_text(run),
-            run.changed_at.strftime("%Y-%m-%d %H:%M"),
+            _local_time(run.changed_at),
         )
     console.print(table)
+
+
+def _local_time(iso: str) -> str:
+    return datetime.fromisoformat(iso).astimezone().strftime("%Y-%m-%d %H:%M")
 
 
 def _score_text(run: RunSummary) -> str:
