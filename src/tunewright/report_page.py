@@ -1,0 +1,501 @@
+"""report.html: one self-contained page. What the template shows is made ready here.
+
+The page asks nothing of the network: its policy forbids every request, and only the one style and
+the one script whose hashes it names may act. A section without material is left out; material of
+an unexpected shape counts as none.
+"""
+
+from __future__ import annotations
+
+import base64
+import difflib
+import hashlib
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from importlib.resources import files
+from typing import Any
+
+from markupsafe import Markup
+
+from tunewright import charts, figures
+from tunewright.errors import RecipeError
+from tunewright.figures import known
+from tunewright.records import Comparison, Report, Result
+from tunewright.report_data import make_data_section
+from tunewright.report_text import (
+    clean_text,
+    cost_rows,
+    group_by_split,
+    say_comparison,
+)
+from tunewright.store import to_plain
+
+MAX_CHARACTERS = 700
+MAX_ROWS = 60
+VERDICTS = {
+    "ship": ("good", "✓", "Tuning helped, and the gain is beyond chance."),
+    "more data": ("open", "…", "Not proven yet: more rows would settle it."),
+    "do not tune": ("bad", "✕", "Tuning does not earn its place here."),
+}
+WORDS = {"better": ("good", "▲"), "worse": ("bad", "▼"), "cannot tell": ("open", "◇")}
+
+
+def make_page(report: Report) -> str:
+    """The whole of report.html."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("tunewright", "web/templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["text"] = shorten
+    environment.filters["begin"] = figures.begin
+    style, script = _resource("report.css"), _resource("report.js")
+    page = environment.get_template("report.html.j2").render(
+        **_sections(report),
+        style=Markup(style),  # noqa: S704 - our own file
+        script=Markup(script),  # noqa: S704 - our own file
+        style_hash=_hash(style),
+        script_hash=_hash(script),
+    )
+    return page + "\n"
+
+
+def _resource(name: str) -> str:
+    return (files("tunewright") / "web" / "templates" / name).read_text(encoding="utf-8").strip()
+
+
+def _hash(text: str) -> str:
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+
+def shorten(value: Any, most: int = MAX_CHARACTERS) -> str:
+    """Text fit for the page: no control characters, at most `most` characters."""
+    text = clean_text(str(value)[: 4 * most])
+    return text if len(text) <= most else text[: most - 1].rstrip() + "…"
+
+
+def _sections(report: Report) -> dict[str, Any]:
+    details = to_plain(report.details)
+    return {
+        "report": report,
+        "task": figures.TASKS.get(report.task, report.task),
+        "verdict": VERDICTS[report.verdict],
+        "tiles": _tiles(report),
+        "metric": figures.metric_title(report.primary_metric),
+        "direction": direction(report.primary_metric),
+        "results": [_result_group(report, split, rows) for split, rows in group_by_split(report)],
+        "forests": _forests(report),
+        "curves": _curves(report, details),
+        "calibration": _calibration(details),
+        "confusion": _confusion(details),
+        "classes": _classes(details),
+        "worst_rows": [_row_view(row, report.task) for row in _rows(details, "worst_rows")],
+        "examples": [_example_view(row) for row in _rows(details, "examples")],
+        "label_errors": [
+            _row_view(row, report.task) for row in _rows(details, "probable_label_errors")
+        ],
+        "forgetting": make_grid(to_plain(report.forgetting)),
+        "data": make_data_section(details.get("card")),
+        "warnings": _texts(details.get("warnings")),
+        "costs": cost_rows(report),
+        "recipe": details.get("recipe") if isinstance(details.get("recipe"), str) else "",
+        "derived": _rows(details, "derived", most=500),
+        "environment": _pairs(details.get("environment")),
+    }
+
+
+def _rows(details: Mapping[str, Any], key: str, most: int = MAX_ROWS) -> list[Mapping[str, Any]]:
+    rows = details.get(key)
+    if not isinstance(rows, list):
+        return []
+    return [row for row in rows if isinstance(row, Mapping)][:most]
+
+
+def _texts(items: Any) -> list[str]:
+    return [str(item) for item in items] if isinstance(items, list) else []
+
+
+def _pairs(mapping: Any) -> list[tuple[str, str]]:
+    if not isinstance(mapping, Mapping):
+        return []
+    return [
+        (str(key).replace("_", " "), figures.show_plain(value)) for key, value in mapping.items()
+    ]
+
+
+def make_grid(mapping: Any) -> dict[str, Any] | None:
+    """A mapping of mappings as a table, a flat mapping as pairs; None when there is nothing."""
+    if not isinstance(mapping, Mapping) or not mapping:
+        return None
+    inner = {k: v for k, v in mapping.items() if isinstance(v, Mapping)}
+    columns = list(dict.fromkeys(name for row in inner.values() for name in row))
+    rows = [
+        (str(name), [figures.show_plain(row.get(column)) for column in columns])
+        for name, row in inner.items()
+    ]
+    flat = {k: v for k, v in mapping.items() if k not in inner}
+    return {"columns": columns, "rows": rows, "pairs": _pairs(flat)}
+
+
+def _tiles(report: Report) -> list[tuple[str, str, str]]:
+    """(title, big figure, small print) beside the verdict."""
+    metric = report.primary_metric
+    tiles = []
+    for _, results in group_by_split(report)[:1]:
+        for result in results:
+            score = result.metrics.get(metric)
+            if result.system == "tuned" and score:
+                interval = figures.show_interval(metric, score.ci95)
+                note = f"{interval} · {result.n:,} {result.split} rows".removeprefix(" · ")
+                title = f"{figures.metric_title(metric)}, tuned"
+                tiles.append((title, figures.show_value(metric, score.value), note))
+    rival = closest_rival(report)
+    if rival:
+        interval = figures.show_delta_interval(metric, rival.ci95)
+        title = f"against {figures.system_title(rival.b)}"
+        note = f"{interval} · {rival.verdict}".removeprefix(" · ")
+        tiles.append((title, figures.show_delta(metric, rival.delta), note))
+    for title, value in (
+        ("time", figures.show_seconds(report.cost.seconds.measured)),
+        ("peak memory", figures.show_bytes(report.cost.peak_memory_bytes.measured)),
+    ):
+        if value != figures.NOTHING:
+            tiles.append((title, value, "measured"))
+    return tiles
+
+
+def closest_rival(report: Report) -> Comparison | None:
+    """The comparison of the tuned model on the deciding metric that is hardest to win."""
+    order = ("worse", "cannot tell", "better")
+    against = [
+        item for item in report.comparisons
+        if item.a == "tuned" and item.metric == report.primary_metric and known(item.delta)
+    ]  # fmt: skip
+    return min(against, key=lambda c: (order.index(c.verdict), abs(c.delta)), default=None)
+
+
+def _result_group(report: Report, split: str, results: Sequence[Result]) -> dict[str, Any]:
+    metric = report.primary_metric
+    names = list(dict.fromkeys(name for result in results for name in result.metrics))
+    names.sort(key=lambda name: name != metric)
+    return {
+        "split": split,
+        "n": max(result.n for result in results),
+        "chart": _whiskers(metric, results),
+        "metrics": [(figures.metric_title(name), direction(name)) for name in names],
+        "rows": [_result_row(result, names) for result in results],
+    }
+
+
+def _result_row(result: Result, names: Sequence[str]) -> dict[str, Any]:
+    cells = []
+    for name in names:
+        score = result.metrics.get(name)
+        cells.append(
+            {
+                "sort": score.value if score and known(score.value) else "",
+                "value": figures.show_value(name, score.value if score else None),
+                "interval": figures.show_interval(name, score.ci95) if score else "",
+            }
+        )
+    return {
+        "system": figures.system_title(result.system),
+        "tuned": result.system == "tuned",
+        "n": result.n,
+        "cells": cells,
+    }
+
+
+def _whiskers(metric: str, results: Sequence[Result]) -> dict[str, Any] | None:
+    """Dot and whiskers per system on the deciding metric; None when fewer than two have it."""
+    scored = [(r, r.metrics[metric]) for r in results if metric in r.metrics]
+    scored = [(r, score) for r, score in scored if known(score.value)]
+    if len(scored) < 2:
+        return None
+    centre = next((s.value for r, s in scored if r.system == "tuned"), scored[0][1].value)
+    gaps = sorted(abs(s.value - centre) for r, s in scored if r.system != "tuned")
+    widest = max(
+        (s.ci95[1] - s.ci95[0] for _, s in scored if known(s.ci95[1] - s.ci95[0])), default=0
+    )
+    items = [(_or(s.ci95[0], s.value), s.value, _or(s.ci95[1], s.value)) for _, s in scored]
+    scale = charts.near_scale(centre, items, wide=max(5 * gaps[0], 4 * widest))
+    rows = [
+        {
+            "name": figures.system_title(result.system),
+            "tuned": result.system == "tuned",
+            "svg": charts.whisker(
+                score.value, score.ci95, scale, tone="s1" if result.system == "tuned" else "s0"
+            ),
+            "value": figures.show_value(metric, score.value),
+            "interval": figures.show_interval(metric, score.ci95),
+        }
+        for result, score in scored
+    ]
+    return {"rows": rows, "axis": charts.scale_axis(scale, lambda v: _tick(metric, v))}
+
+
+def _tick(metric: str, value: float, *, delta: bool = False) -> str:
+    text = figures.show_tick(float(f"{100 * value:.6g}") if figures.is_share(metric) else value)
+    return f"+{text}" if delta and value > 0 else text
+
+
+def direction(metric: str) -> str:
+    """ "higher is better" or "lower is better"; empty for a metric that nobody knows."""
+    from tunewright.metrics.table import find_metric
+
+    try:
+        higher = find_metric(metric).higher_is_better
+    except RecipeError:
+        return ""
+    return "higher is better" if higher else "lower is better"
+
+
+def _or(value: float, other: float) -> float:
+    return value if known(value) else other
+
+
+def _forests(report: Report) -> list[dict[str, Any]]:
+    """One forest plot per metric, the deciding metric first."""
+    names = list(dict.fromkeys(item.metric for item in report.comparisons))
+    names.sort(key=lambda name: name != report.primary_metric)
+    return [_forest(name, [c for c in report.comparisons if c.metric == name]) for name in names]
+
+
+def _forest(metric: str, items: Sequence[Comparison]) -> dict[str, Any]:
+    reach = [(_or(c.ci95[0], c.delta), c.delta, _or(c.ci95[1], c.delta)) for c in items]
+    sizes = sorted(max(abs(low), abs(high)) for low, _, high in reach)
+    smallest = sizes[0] if sizes else 0.0
+    shown = [*reach, (0.0, 0.0, 0.0)]
+    scale = charts.near_scale(0.0, shown, wide=6 * smallest or 1e-9)
+    rows = [
+        {
+            "item": item,
+            "names": (figures.system_title(item.a), figures.system_title(item.b)),
+            "says": say_comparison(item),
+            "tone": WORDS[item.verdict][0],
+            "sign": WORDS[item.verdict][1],
+            "svg": charts.whisker(
+                item.delta, item.ci95, scale, tone=WORDS[item.verdict][0], zero=True,
+                hidden=item.minimum_detectable, height=48,
+            ),
+            "delta": figures.show_delta(metric, item.delta),
+            "interval": figures.show_delta_interval(metric, item.ci95),
+            "p": figures.show_p(item.p_value),
+            "detectable": figures.show_delta(metric, item.minimum_detectable).lstrip("+"),
+        }
+        for item in items
+    ]  # fmt: skip
+    axis = charts.scale_axis(scale, lambda value: _tick(metric, value, delta=True))
+    unit = "percentage points" if figures.is_share(metric) else figures.metric_title(metric)
+    return {
+        "metric": figures.metric_title(metric),
+        "unit": unit,
+        "direction": direction(metric),
+        "rows": rows,
+        "axis": axis,
+    }
+
+
+def _curves(report: Report, details: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Figures of the training: loss, the deciding metric, the learning rate."""
+    steps = _rows(details, "steps", most=10_000_000)
+    evaluations = _rows(details, "evaluations", most=100_000)
+    raw = charts.thin_out(_points(steps, "loss"))
+    lines = [
+        charts.Line("each step", raw, "s0", faint=True),
+        charts.Line("training loss", charts.smooth(raw), "s0"),
+        charts.Line(
+            "validation loss", charts.thin_out(_points(evaluations, "loss"), 80), "s2", True
+        ),
+    ]
+    found = [_curve("Loss", [line for line in lines if line.points], zero=True)]
+    found.append(_metric_curve(report.primary_metric, evaluations))
+    rate = charts.Line("learning rate", charts.thin_out(_points(steps, "learning_rate")), "s3")
+    found.append(_curve("Learning rate", [rate] if rate.points else [], zero=True))
+    return [figure for figure in found if figure]
+
+
+def _metric_curve(metric: str, evaluations: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    points = [
+        (row.get("step"), row["metrics"].get(metric), row.get("best") is True)
+        for row in evaluations
+        if isinstance(row.get("metrics"), Mapping)
+    ]
+    usable = [(float(x), float(y), best) for x, y, best in points if known(x) and known(y)]
+    best = next(((x, y) for x, y, is_best in reversed(usable) if is_best), None)
+    title = f"Validation {figures.metric_title(metric)}"
+    path = charts.thin_out([(x, y) for x, y, _ in usable], 80)
+    figure = _curve(
+        title,
+        [charts.Line(title, path, "s1", dots=True)] if path else [],
+        lambda value: figures.show_value(metric, value),
+        tick=lambda value: _tick(metric, value),
+        mark=best,
+    )  # fmt: skip
+    if figure and best:
+        figure["note"] = (
+            f"Best: {figures.show_value(metric, best[1])} at step {figures.show_number(best[0])} "
+            "(ringed); these weights were kept."
+        )
+    return figure
+
+
+def _curve(
+    title: str,
+    lines: list[charts.Line],
+    write: Callable[[float], str] = figures.show_number,
+    **options: Any,
+) -> dict[str, Any] | None:
+    if not lines:
+        return None
+    named = [line for line in lines if not line.faint]
+    spoken = "; ".join(
+        f"{line.name} from {write(line.points[0][1])} to {write(line.points[-1][1])}"
+        for line in named
+    )
+    svg = charts.line_chart(f"{title} by step: {spoken}", lines, write=write, **options)
+    return {"title": title, "svg": svg, "legend": [(line.name, line.tone) for line in named],
+            "note": ""}  # fmt: skip
+
+
+def _points(rows: Sequence[Mapping[str, Any]], key: str) -> list[charts.Point]:
+    pairs = [(row.get("step"), row.get(key)) for row in rows]
+    return [(float(x), float(y)) for x, y in pairs if known(x) and known(y)]
+
+
+def _calibration(details: Mapping[str, Any]) -> dict[str, Any] | None:
+    calibration = details.get("calibration")
+    if not isinstance(calibration, Mapping):
+        return None
+    bins = _rows(calibration, "bins")
+    used = [b for b in bins if known(b.get("confidence")) and known(b.get("accuracy"))]
+    if not used:
+        return None
+    ece = calibration.get("ece")
+    lean = sum((b["confidence"] - b["accuracy"]) * (b.get("count") or 0) for b in used)
+    size = sum(b.get("count") or 0 for b in used) or 1
+    manner = "too sure of itself" if lean / size > 0.005 else "too modest"
+    says = manner if abs(lean / size) > 0.005 else "about as sure as it is right"
+    title = f"Reliability diagram: accuracy against confidence in {len(used)} bins; {says}"
+    return {
+        "svg": charts.reliability(used, title),
+        "ece": figures.show_number(ece) if known(ece) else "",
+        "says": says,
+        "bins": [
+            (f"{_tick('', b['lo'])} to {_tick('', b['hi'])}" if known(b.get("lo")) else "",
+             figures.show_number(b.get("count")), figures.show_number(round(b["confidence"], 3)),
+             figures.show_number(round(b["accuracy"], 3)))
+            for b in used
+        ],
+    }  # fmt: skip
+
+
+def _confusion(details: Mapping[str, Any]) -> dict[str, Any] | None:
+    confusion = details.get("confusion")
+    if not isinstance(confusion, Mapping):
+        return None
+    labels = [shorten(label, 120) for label in confusion.get("labels") or ()]
+    matrix = confusion.get("matrix") or []
+    if len(labels) < 2 or len(matrix) != len(labels) or any(len(r) != len(labels) for r in matrix):
+        return None
+    pairs = sorted(
+        (
+            (row[j], i, j)
+            for i, row in enumerate(matrix)
+            for j in range(len(row))
+            if i != j and row[j]
+        ),
+        key=lambda item: (-item[0], item[1], item[2]),
+    )
+    keep = _classes_to_draw(matrix, [(i, j) for _, i, j in pairs])
+    small = [[matrix[i][j] for j in keep] for i in keep]
+    order = [keep[i] for i in charts.order_classes(small)]
+    title = f"Confusion matrix of {len(order)} classes; rows are true labels, columns predictions"
+    return {
+        "svg": charts.heat_map(
+            [labels[i] for i in order], [[matrix[i][j] for j in order] for i in order], title
+        ),
+        "left_out": len(labels) - len(order),
+        "sorted": len(order) > 12,
+        "wrong": sum(count for count, _, _ in pairs),
+        "top": [(labels[i], labels[j], n, sum(matrix[i])) for n, i, j in pairs[:15]],
+    }
+
+
+def _classes_to_draw(
+    matrix: Sequence[Sequence[int]], pairs: Iterable[tuple[int, int]]
+) -> list[int]:
+    """All classes, or the ones in most mistakes where there are too many to draw."""
+    if len(matrix) <= charts.MAX_CLASSES:
+        return list(range(len(matrix)))
+    keep: dict[int, None] = {}
+    for i, j in pairs:
+        keep.update({i: None, j: None})
+        if len(keep) >= charts.MAX_CLASSES * 0.6:
+            break
+    return sorted(keep) if len(keep) > 1 else list(range(charts.MAX_CLASSES))
+
+
+def _classes(details: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return [
+        {
+            "label": str(row.get("label", "")),
+            "n": row.get("n"),
+            "f1": row.get("f1"),
+            "bar": charts.bar(row.get("f1")),
+            "figures": [(row.get(k), figures.show_value(k, row.get(k)))
+                        for k in ("f1", "precision", "recall")],
+            "confused_with": figures.show_output(row.get("confused_with")),
+        }
+        for row in _rows(details, "worst_classes")
+    ]  # fmt: skip
+
+
+def _row_view(row: Mapping[str, Any], task: str) -> dict[str, Any]:
+    text = str(row.get("input") or "")
+    confidence = row.get("confidence")
+    view = {
+        key: figures.show_output(row.get(key), text)
+        for key in ("reference", "prediction", "label", "suggested")
+    }
+    return {
+        **view,
+        "place": str(row.get("place") or row.get("id") or ""),
+        "input": text,
+        "confidence": figures.show_number(round(confidence, 3)) if known(confidence) else "",
+        "sort": confidence if known(confidence) else "",
+        "long": task in ("generate", "chat", "continue"),
+    }
+
+
+def _example_view(row: Mapping[str, Any]) -> dict[str, Any]:
+    text = str(row.get("input") or "")
+    reference = shorten(figures.show_output(row.get("reference"), text))
+    answers = []
+    for key in ("base", "tuned"):
+        if key in row and row[key] is not None:
+            answer = shorten(figures.show_output(row[key], text))
+            exact = answer.strip() == reference.strip()
+            marked = mark_missing(answer, reference)
+            answers.append(
+                {"name": key, "text": marked, "exact": exact, "empty": not answer.strip()}
+            )
+    return {"input": text, "reference": reference, "answers": answers}
+
+
+def mark_missing(answer: str, reference: str) -> Markup:
+    """The answer with the words that the reference does not have, in that order, marked."""
+    words, wanted = re.findall(r"\s+|[^\s]+", answer), re.findall(r"\s+|[^\s]+", reference)
+    out = []
+    matcher = difflib.SequenceMatcher(None, words, wanted, autojunk=False)
+    for kind, start, end, _, _ in matcher.get_opcodes():
+        part = "".join(words[start:end])
+        if kind == "equal" or not part.strip():
+            out.append(Markup("{}").format(part))
+        elif part:
+            out.append(Markup("<mark>{}</mark>").format(part))
+    return Markup("").join(out)
