@@ -31,8 +31,9 @@ class Batch:
     """One micro-batch on the device.
 
     ids_BT int64; mask_BT int64 (1 = token) or None where nothing is padded; positions_BT for packed
-    rows. target_N int64 and target_index_N (flat positions b*T+t whose *hidden state* predicts the
-    target) and target_weight_N for language modelling; else target_B.. in the task's own shape.
+    rows. For language modelling target_N int64 with target_weight_N, and predicts_BT bool: positions
+    whose *hidden state* predicts a target, in the same order (BD for encoder-decoder models). Else
+    target in the task's own shape.
     weight_B float32. num_tokens counts real ones.
     """
 
@@ -42,7 +43,7 @@ class Batch:
     weight_B: Tensor
     num_tokens: int
     positions_BT: Tensor | None = None
-    target_index_N: Tensor | None = None
+    predicts_BT: Tensor | None = None
     target_weight_N: Tensor | None = None
     decoder_ids_BD: Tensor | None = None
     decoder_mask_BD: Tensor | None = None
@@ -108,6 +109,28 @@ def make_batch(
     )
 
 
+def model_inputs(batch: Batch) -> dict[str, Tensor]:
+    """Keyword arguments of a transformers forward."""
+    inputs: dict[str, Tensor] = {"input_ids": batch.ids_BT}
+    if batch.mask_BT is not None:
+        inputs["attention_mask"] = batch.mask_BT
+    if batch.positions_BT is not None:
+        inputs["position_ids"] = batch.positions_BT
+    if batch.decoder_ids_BD is not None:
+        inputs["decoder_input_ids"] = _shift_right(batch.decoder_ids_BD)
+        if batch.decoder_mask_BD is not None:
+            inputs["decoder_attention_mask"] = torch.cat(
+                [torch.ones_like(batch.decoder_mask_BD[:, :1]), batch.decoder_mask_BD[:, :-1]], 1
+            )
+    return inputs
+
+
+def _shift_right(ids_BD: Tensor) -> Tensor:
+    # Every encoder-decoder model that we load starts decoding from token 0 (T5's pad); others are
+    # refused at load time.
+    return torch.cat([torch.zeros_like(ids_BD[:, :1]), ids_BD[:, :-1]], dim=1)
+
+
 def hide_tokens(
     row: Row, share: float, mask_id: int, special: frozenset[int], *, seed: int, epoch: int
 ) -> Row:
@@ -162,20 +185,20 @@ def _targets(rows: Sequence[Row], longest: int) -> Tensor:
 
 def _language_batch(rows: Sequence[Row], pad_id: int, device: torch.device) -> Batch:
     ids, mask = _pad([row.input_ids for row in rows], pad_id)
-    width = ids.shape[1]
-    index, weight, target = [], [], []
+    predicts = torch.zeros(ids.shape, dtype=torch.bool)
+    weight, target = [], []
     for number, row in enumerate(rows):
         assert row.target_weights is not None
         # Token t is predicted by the hidden state at t - 1; the first token by nothing.
         positions = np.flatnonzero(row.target_weights[1:])
-        index.append(number * width + positions)
+        predicts[number, torch.from_numpy(positions)] = True
         weight.append(row.target_weights[1:][positions] * row.weight)
         target.append(row.input_ids[1:][positions])
     return Batch(
         ids_BT=ids.to(device),
         mask_BT=None if mask is None else mask.to(device),
         target=_joined(target, torch.int64, device),
-        target_index_N=_joined(index, torch.int64, device),
+        predicts_BT=predicts.to(device),
         target_weight_N=_joined(weight, torch.float32, device),
         weight_B=torch.tensor([row.weight for row in rows], dtype=torch.float32, device=device),
         num_tokens=sum(row.input_ids.size for row in rows),
@@ -186,12 +209,13 @@ def _packed_batch(rows: Sequence[Row], device: torch.device) -> Batch:
     """All rows in one sequence; positions start anew at each, which keeps attention apart."""
     ids = np.concatenate([row.input_ids for row in rows]).astype(np.int64)
     positions = np.concatenate([np.arange(row.input_ids.size) for row in rows])
-    index, weight, target = [], [], []
+    predicts = torch.zeros(1, ids.size, dtype=torch.bool)
+    weight, target = [], []
     offset = 0
     for row in rows:
         assert row.target_weights is not None
         places = np.flatnonzero(row.target_weights[1:])
-        index.append(offset + places)
+        predicts[0, torch.from_numpy(offset + places)] = True
         weight.append(row.target_weights[1:][places] * row.weight)
         target.append(row.input_ids[1:][places])
         offset += row.input_ids.size
@@ -200,7 +224,7 @@ def _packed_batch(rows: Sequence[Row], device: torch.device) -> Batch:
         mask_BT=None,
         positions_BT=torch.from_numpy(positions)[None].to(device),
         target=_joined(target, torch.int64, device),
-        target_index_N=_joined(index, torch.int64, device),
+        predicts_BT=predicts.to(device),
         target_weight_N=_joined(weight, torch.float32, device),
         weight_B=torch.tensor([row.weight for row in rows], dtype=torch.float32, device=device),
         num_tokens=int(ids.size),
@@ -216,13 +240,13 @@ def _seq2seq_batch(rows: Sequence[Row], pad_id: int, device: torch.device) -> Ba
         weight[number, : row.target_weights.size] = torch.from_numpy(
             row.target_weights * np.float32(row.weight)
         )
-    index = torch.nonzero(weight.flatten() > 0).flatten()
+    predicts = weight > 0
     return Batch(
         ids_BT=ids.to(device),
         mask_BT=None if mask is None else mask.to(device),
-        target=answers.flatten()[index].to(device),
-        target_index_N=index.to(device),
-        target_weight_N=weight.flatten()[index].to(device),
+        target=answers[predicts].to(device),
+        predicts_BT=predicts.to(device),
+        target_weight_N=weight[predicts].to(device),
         weight_B=torch.tensor([row.weight for row in rows], dtype=torch.float32, device=device),
         num_tokens=sum(row.num_tokens for row in rows),
         decoder_ids_BD=answers.to(device),
@@ -230,5 +254,7 @@ def _seq2seq_batch(rows: Sequence[Row], pad_id: int, device: torch.device) -> Ba
     )
 
 
-def _joined(parts: Sequence[NDArray[np.generic]], dtype: torch.dtype, device: torch.device) -> Tensor:
+def _joined(
+    parts: Sequence[NDArray[np.generic]], dtype: torch.dtype, device: torch.device
+) -> Tensor:
     return torch.from_numpy(np.concatenate(parts)).to(device=device, dtype=dtype)

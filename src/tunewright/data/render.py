@@ -336,7 +336,9 @@ def _assistant_spans(
 def _common_prefix(a: str, b: str) -> int:
     if b.startswith(a):
         return len(a)
-    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+    return next(
+        (i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b))
+    )
 
 
 def _template(

@@ -223,9 +223,7 @@ class _Run:
     def save(self) -> None:
         """Write a checkpoint; keeps the newest two and the best."""
         state = self._state()
-        save_checkpoint(
-            self.checkpoints, self.progress.step, self.optimizer.state_tensors(), state
-        )
+        save_checkpoint(self.checkpoints, self.progress.step, self.optimizer.state_tensors(), state)
         best = self.progress.best_step
         prune(self.checkpoints, {best} if best is not None else set())
         self.last_save = time.monotonic()

@@ -45,7 +45,9 @@ class MasterAdamW:
         # An fp32 parameter is its own master, unless an average will take its place now and then.
         shared = config.ema == "none"
         self.masters = [
-            p.detach() if shared and p.dtype == torch.float32 else p.detach().to(torch.float32, copy=True)
+            p.detach()
+            if shared and p.dtype == torch.float32
+            else p.detach().to(torch.float32, copy=True)
             for p in self.parameters
         ]
         self.max_grad_norm = config.max_grad_norm

@@ -1,0 +1,157 @@
+"""Every "auto" of a recipe turned into a value with a reason. Arithmetic only; no torch.
+
+Sources: EVIDENCE section 3 of the design (LoRA learning rates re-scored on a published sweep of 25
+models), and the runs recorded in bench/LOG.md for small encoders.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from tunewright.config import Recipe, with_values
+from tunewright.records import Derived
+
+SMALL_MODEL = 200_000_000
+"""Below this many parameters, training all of them is cheap and nothing is gained by an adapter."""
+FULL_RATE_AT_384 = 2e-4
+HEAD_RATE = 1e-3
+LORA_OVER_FULL = 10.0
+"""LoRA wants about ten times the learning rate of full tuning (LoRA Without Regret, 2025)."""
+ROW_VISITS = 120_000
+MAX_BATCH_TOKENS_CPU = 8192
+MAX_BATCH_TOKENS_GPU = 32768
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What the defaults depend on: the base, the data and the device; no weights needed."""
+
+    task: str
+    kind: Literal["encoder", "decoder", "encoder-decoder"]
+    num_parameters: int
+    hidden_size: int
+    num_rows: int
+    lengths: Sequence[int]
+    """Tokens of each training row, before any cut."""
+    answer_lengths: Sequence[int]
+    """Tokens of each answer in training; empty where the target is not text."""
+    max_positions: int
+    device: str
+    has_head: bool
+    """A new head is trained beside the base."""
+
+
+def fill_defaults(recipe: Recipe, facts: Facts) -> tuple[Recipe, tuple[Derived, ...]]:
+    """The recipe without an "auto" that concerns training, and what was derived with its reason."""
+    chosen: list[Derived] = []
+
+    def settle(key: str, choice: tuple[Any, str]) -> Any:
+        section, name = key.split(".")
+        current = getattr(getattr(recipe, section), name)
+        if current != "auto":
+            return current
+        chosen.append(Derived(key, *choice))
+        return choice[0]
+
+    method = settle("adapter.method", _method(facts))
+    rank = settle("adapter.r", _rank(facts))
+    settle("adapter.alpha", (2.0 * rank, "twice the rank"))
+    rate = settle("training.learning_rate", _learning_rate(facts, method))
+    settle("training.head_learning_rate", _head_rate(facts, rate))
+    batch_size = settle("training.batch_size", _batch_size(facts))
+    num_epochs = settle("training.num_epochs", _num_epochs(facts))
+    settle("training.max_length", _max_length(facts))
+    settle("training.max_batch_tokens", _max_batch_tokens(facts))
+    settle("training.eval_steps", _eval_steps(facts, batch_size, num_epochs, recipe))
+    settle("evaluation.max_new_tokens", _max_new_tokens(facts))
+    return with_values(recipe, {item.key: item.value for item in chosen}), tuple(chosen)
+
+
+def _method(facts: Facts) -> tuple[str, str]:
+    millions = facts.num_parameters / 1e6
+    if facts.num_parameters < SMALL_MODEL:
+        return "full", f"{millions:.0f}M parameters: all of them fit and learn more than an adapter"
+    return "lora", f"{millions:.0f}M parameters: an adapter needs a fraction of the memory"
+
+
+def _rank(facts: Facts) -> tuple[int, str]:
+    rank = 16 if facts.num_rows < 20_000 else 32
+    return rank, f"{facts.num_rows} rows: rank {rank} holds what they teach"
+
+
+def _learning_rate(facts: Facts, method: str) -> tuple[float, str]:
+    width = facts.hidden_size
+    if facts.kind == "encoder":
+        rate = FULL_RATE_AT_384 * (384 / width) ** 1.5
+    else:
+        # The published fit for Llama shapes, 5e-5 * (2000 / width)^0.781, held within measured range.
+        rate = min(1e-3, 5e-5 * (2000 / width) ** 0.781)
+    if method == "full":
+        return _two_digits(rate), f"full tuning of a {facts.kind} {width} wide"
+    rate = min(2e-3, LORA_OVER_FULL * rate)
+    return _two_digits(rate), f"LoRA on a {facts.kind} {width} wide: ten times the full-tuning rate"
+
+
+def _head_rate(facts: Facts, rate: float) -> tuple[float, str]:
+    if not facts.has_head:
+        return rate, "no new head; as learning_rate"
+    return max(HEAD_RATE, rate), "a new head starts from nothing and may learn faster than the base"
+
+
+def _batch_size(facts: Facts) -> tuple[int, str]:
+    if facts.num_rows < 300:
+        return 8, f"{facts.num_rows} rows: small batches give enough steps"
+    if facts.task in ("generate", "chat", "continue") or facts.num_rows < 3_000:
+        return 16, f"{facts.num_rows} rows"
+    return 32, f"{facts.num_rows} rows"
+
+
+def _num_epochs(facts: Facts) -> tuple[float, str]:
+    if facts.task in ("generate", "chat", "continue"):
+        epochs = min(5, max(2, round(20_000 / max(1, facts.num_rows))))
+        return float(epochs), f"{facts.num_rows} rows to write from; early stopping may end sooner"
+    # Visits grow slower than rows: 770 rows want about 40 passes, 10,000 about 12, a million 2.
+    epochs = math.ceil(ROW_VISITS / max(1, facts.num_rows) ** 0.5 / 100)
+    epochs = min(40, max(2, epochs))
+    return float(epochs), f"{facts.num_rows} rows; early stopping may end sooner"
+
+
+def _max_length(facts: Facts) -> tuple[int, str]:
+    longest = max(facts.lengths, default=8)
+    limit = min(facts.max_positions, 2048 if facts.kind != "encoder" else 512)
+    value = max(16, min(limit, -(-longest // 8) * 8))
+    cut = sum(length > value for length in facts.lengths)
+    note = f"; {cut} rows are longer than the {limit} tokens allowed" if cut else "; nothing is cut"
+    return value, f"longest training row has {longest} tokens{note}"
+
+
+def _max_batch_tokens(facts: Facts) -> tuple[int, str]:
+    if facts.device == "cpu":
+        return MAX_BATCH_TOKENS_CPU, "fits the processor's caches and a laptop's memory"
+    return MAX_BATCH_TOKENS_GPU, "fills the device; halved by itself when memory runs out"
+
+
+def _eval_steps(
+    facts: Facts, batch_size: int, num_epochs: float, recipe: Recipe
+) -> tuple[int, str]:
+    accumulation = recipe.training.gradient_accumulation_steps
+    per_step = batch_size * (accumulation if isinstance(accumulation, int) else 1)
+    per_epoch = math.ceil(facts.num_rows / per_step)
+    total = math.ceil(per_epoch * num_epochs)
+    steps = per_epoch * max(1, round(num_epochs / 12)) if num_epochs >= 4 else max(1, total // 8)
+    return steps, f"about {max(1, round(total / steps))} looks at validation"
+
+
+def _max_new_tokens(facts: Facts) -> tuple[int, str]:
+    if not facts.answer_lengths:
+        return 256, "no answers to measure"
+    longest = max(facts.answer_lengths)
+    value = min(1024, longest + max(8, longest // 4))
+    return value, f"longest answer in training has {longest} tokens"
+
+
+def _two_digits(value: float) -> float:
+    return float(f"{value:.1e}")
