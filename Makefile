@@ -43,7 +43,7 @@ check: $(DEV_READY) ## formatting, lint and types
 	$(BIN)/ruff check src tests bench
 	$(BIN)/mypy
 
-bars: $(DEV_READY) ## every bar in bench/results: figure, goal, pass or short
+bars: $(RUN_READY) ## every bar in bench/results: figure, goal, pass or short
 	@$(BIN)/python bench/bars.py $(ARGS)
 
 bench: $(DEV_READY) ## run the benchmarks anew (hours); see bench/README.md
