@@ -1,0 +1,132 @@
+"""Rows from parquet, Arrow (file and stream form, Feather) and `save_to_disk` folders, in batches.
+
+Class numbers become class names where the schema (as the datasets library writes it) has them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tunewright.errors import DataError
+
+BATCH_ROWS = 1024
+SMALLEST_PARQUET_BYTES = 12
+
+
+def read_parquet(path: Path, shown: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(place, row) of a parquet file; the place holds the row's number, from 1."""
+    import pyarrow.parquet as pq
+
+    with _naming_arrow_errors(path), pq.ParquetFile(path) as file:
+        yield from _number(file.iter_batches(BATCH_ROWS), file.schema_arrow, shown)
+
+
+def read_arrow(path: Path, shown: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(place, row) of an Arrow file or stream; the place holds the row's number, from 1."""
+    import pyarrow as pa
+
+    with _naming_arrow_errors(path), pa.memory_map(str(path)) as source:
+        if source.read(6) == b"ARROW1":
+            file = pa.ipc.open_file(source)
+            batches: Any = (file.get_batch(i) for i in range(file.num_record_batches))
+            yield from _number(batches, file.schema, shown)
+        else:
+            source.seek(0)
+            stream = pa.ipc.open_stream(source)
+            yield from _number(stream, stream.schema, shown)
+
+
+def saved_files(folder: Path) -> list[Path] | None:
+    """Arrow files of a `Dataset.save_to_disk` folder in order; None where it is no such folder."""
+    state = folder / "state.json"
+    if not state.is_file():
+        return None
+    try:
+        names = [item["filename"] for item in json.loads(state.read_bytes())["_data_files"]]
+    except (ValueError, KeyError, TypeError):
+        raise DataError(f"{state}: not the state of a saved dataset; save it again") from None
+    files = [folder / Path(name).name for name in names]
+    missing = [file for file in files if not file.is_file()]
+    if missing:
+        raise DataError(f"{missing[0]}: missing from the saved dataset; copy the whole folder")
+    return files
+
+
+def saved_splits(folder: Path) -> list[str] | None:
+    """Split names of a `DatasetDict.save_to_disk` folder; None where it is no such folder."""
+    index = folder / "dataset_dict.json"
+    if not index.is_file():
+        return None
+    try:
+        return [str(name) for name in json.loads(index.read_bytes())["splits"]]
+    except (ValueError, KeyError, TypeError):
+        raise DataError(f"{index}: no list of splits in it; save the dataset again") from None
+
+
+def _number(
+    batches: Iterable[Any], schema: Any, shown: str
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    rename = _class_namers(schema)
+    number = 0
+    for batch in batches:
+        for row in batch.slice(0).to_pylist() if batch.num_rows <= BATCH_ROWS else _slices(batch):
+            number += 1
+            for name, to_name in rename.items():
+                row[name] = to_name(row.get(name))
+            yield f"{shown}:{number}", row
+
+
+def _slices(batch: Any) -> Iterator[dict[str, Any]]:
+    for start in range(0, batch.num_rows, BATCH_ROWS):
+        yield from batch.slice(start, BATCH_ROWS).to_pylist()
+
+
+def _class_namers(schema: Any) -> dict[str, Callable[[Any], Any]]:
+    """Column name to a function from class numbers (or lists of them) to names."""
+    try:
+        notes = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
+        features = notes.get("info", {}).get("features", {})
+    except (ValueError, AttributeError):
+        return {}
+    return {
+        column: _class_namer(names)
+        for column, feature in features.items()
+        if column in schema.names and (names := _class_names(feature))
+    }
+
+
+def _class_names(feature: Any) -> list[str] | None:
+    if isinstance(feature, dict) and feature.get("_type") == "ClassLabel":
+        return feature.get("names")
+    inner = feature.get("feature") if isinstance(feature, dict) else feature
+    if isinstance(feature, list) and feature:
+        inner = feature[0]
+    return _class_names(inner) if isinstance(inner, dict) else None
+
+
+def _class_namer(names: list[str]) -> Callable[[Any], Any]:
+    def to_name(value: Any) -> Any:
+        if isinstance(value, list):
+            return [to_name(item) for item in value]
+        if isinstance(value, int) and 0 <= value < len(names):
+            return names[value]
+        return None if value == -1 else value  # -1 stands for "no label" in published test sets
+
+    return to_name
+
+
+@contextmanager
+def _naming_arrow_errors(path: Path) -> Iterator[None]:
+    import pyarrow as pa
+
+    try:
+        yield
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file; check the path") from None
+    except (pa.ArrowException, OSError, ValueError) as error:
+        reason = (str(error).splitlines() or ["unreadable"])[0][:200]
+        raise DataError(f"{path}: damaged or not Arrow data ({reason}); write it again") from None

@@ -1,0 +1,251 @@
+"""From a recipe's data section to splits: read, understand, clean, divide. No tokens yet."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from tunewright.config import DataSection
+from tunewright.data.clean import clean, make_finding, number_ids
+from tunewright.data.columns import Layout, check_labels, find_layout, make_example
+from tunewright.data.formats import named_splits, read_rows, size_bytes
+from tunewright.data.split import choose_rows, split_examples
+from tunewright.errors import DataError
+from tunewright.journal import Journal
+from tunewright.records import Example, Finding, Span, SplitName, Splits, Task
+
+# Below this a progress bar would only flicker.
+PROGRESS_FROM_BYTES = 20_000_000
+PROGRESS_EVERY_ROWS = 2_000
+PlacedRow = tuple[str, Mapping[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """Splits ready for tokens, how rows were understood, and everything noticed on the way.
+
+    num_read: rows read, by file role, before anything was dropped.
+    """
+
+    layout: Layout
+    splits: Splits
+    findings: tuple[Finding, ...]
+    num_read: Mapping[str, int]
+
+    @property
+    def task(self) -> Task:
+        """The task that the layout stands for."""
+        return self.layout.task
+
+
+def prepare(data: DataSection, task: str | None, journal: Journal) -> Prepared:
+    """Read, clean and split the data of a recipe; the same content gives the same splits.
+
+    A source with splits of its own (folder, hub, embedded) provides validation and test where
+    data.validation and data.test are left at their defaults.
+    Raises DataError with place, value and remedy for whatever stands in the way.
+    """
+    if not data.train:
+        raise DataError("data.train is not set; give a file, folder, hub id or https address")
+    rows = read_all(data.train, data, task, journal)
+    layout = find_layout(rows, data, task)
+    check_labels(layout, data.train)
+    examples, findings = _make_clean(rows, layout, data, data.train)
+    num_read = {"train": len(rows)}
+    held: dict[str, list[Example]] = {}
+    for side, source, split in _held_sources(data, findings):
+        held_rows = read_all(source, data, layout.task, journal, split)
+        num_read[side] = len(held_rows)
+        held[side], noticed = _read_held(held_rows, layout, data, source)
+        findings += [replace(item, message=f"{side} file: {item.message}") for item in noticed]
+    if data.max_rows and len(examples) > data.max_rows:
+        message = f"data.max_rows keeps {data.max_rows} of {len(examples)} rows, by content hash"
+        findings.append(Finding("max_rows", "info", message))
+        examples = choose_rows(examples, data.max_rows, data.split_seed)
+    layout, unseen = _with_held_labels(layout, examples, held)
+    splits = split_examples(
+        examples, data, validation=held.get("validation"), test=held.get("test")
+    )
+    splits, merged = _merge_held(splits, layout.task)
+    everything = (*findings, *unseen, *splits.findings, *merged)
+    _tell(journal, layout, splits, everything)
+    return Prepared(layout, replace(splits, findings=everything), everything, num_read)
+
+
+def read_for_evaluation(
+    source: str, data: DataSection, layout: Layout, journal: Journal, split: str | None = None
+) -> tuple[Example, ...]:
+    """The usable rows of any source, read the way `layout` says; equal inputs are merged.
+
+    Raises DataError where the source lacks a column that the layout needs.
+    """
+    if split is None and "test" in named_splits(source):
+        split = "test"
+        journal.say(f"{source}: reading its test split")
+    rows = read_all(source, data, layout.task, journal, split)
+    examples, findings = _read_held(rows, layout, data, source)
+    merged, noticed = merge_references(examples, layout.task, source)
+    unknown = _labels_in(merged) - set(layout.labels)
+    if unknown and layout.labels:
+        journal.warn(
+            f"{source}: labels that the model never saw: {', '.join(sorted(unknown)[:10])}"
+        )
+    for finding in (*findings, *noticed):
+        _tell_finding(journal, finding)
+    return tuple(merged)
+
+
+def read_all(
+    source: str, data: DataSection, task: str | None, journal: Journal, split: str | None = None
+) -> list[PlacedRow]:
+    """All rows behind a source, with a progress bar where it is large."""
+    rows = read_rows(source, format=data.format, split=split, paragraphs=task in (None, "continue"))
+    total = size_bytes(source)
+    if total < PROGRESS_FROM_BYTES:
+        return list(rows)
+    with journal.progress(f"reading {source}", total) as advance:
+        return list(_watched(rows, total, advance))
+
+
+def _watched(
+    rows: Iterator[tuple[str, dict[str, Any]]], total: int, advance: Callable[[float, str], None]
+) -> Iterator[PlacedRow]:
+    """The rows, with progress estimated from the characters seen so far."""
+    seen = 0
+    for number, (place, row) in enumerate(rows, 1):
+        seen += sum(len(v) + 1 if isinstance(v, str) else 8 for v in row.values())
+        if number % PROGRESS_EVERY_ROWS == 0:
+            advance(min(seen, total), f"{number:,} rows")
+        yield place, row
+    advance(total, "")
+
+
+def _make_clean(
+    rows: Sequence[PlacedRow], layout: Layout, data: DataSection, source: str
+) -> tuple[list[Example], list[Finding]]:
+    examples = number_ids(make_example(place, row, layout, data) for place, row in rows)
+    return clean(examples, layout.task, source)
+
+
+def _held_sources(
+    data: DataSection, findings: list[Finding]
+) -> Iterator[tuple[SplitName, str, str | None]]:
+    """(side, source, split) of the validation and test rows that do not come from shares."""
+    defaults = DataSection()
+    assert data.train is not None
+    own: frozenset[str] = frozenset()
+    if data.validation == defaults.validation or data.test == defaults.test:
+        own = named_splits(data.train)
+    sides: tuple[tuple[SplitName, float | str, float | str], ...] = (
+        ("validation", data.validation, defaults.validation),
+        ("test", data.test, defaults.test),
+    )
+    for side, given, default in sides:
+        if isinstance(given, str):
+            yield side, given, side if side in named_splits(given) else None
+        elif given == default and side in own:
+            findings.append(
+                Finding(
+                    "own_split",
+                    "info",
+                    f"{data.train} brings its own {side} "
+                    f"split, used as it is; set data.{side} to divide otherwise",
+                )
+            )
+            yield side, data.train, side
+
+
+def _read_held(
+    rows: Sequence[PlacedRow], layout: Layout, data: DataSection, source: str
+) -> tuple[list[Example], list[Finding]]:
+    """Examples of a validation or test file under the layout found in training."""
+    names = {name for _, row in rows for name in row}
+    chosen = layout.columns
+    needed = [chosen.input, chosen.output, chosen.messages, *chosen.numeric, *chosen.categorical]
+    for name in needed:
+        if name is not None and name not in names:
+            raise DataError(
+                f"{source}: no column {name!r}, which training has; its columns are "
+                f"{', '.join(sorted(names))}"
+            )
+    return _make_clean(rows, layout, data, source)
+
+
+def _with_held_labels(
+    layout: Layout, examples: Sequence[Example], held: Mapping[str, Sequence[Example]]
+) -> tuple[Layout, list[Finding]]:
+    """The layout with labels that only validation or test have, and a Finding about them."""
+    if layout.task not in ("classify", "tag"):
+        return layout, []
+    extra = set().union(*(_labels_in(rows) for rows in held.values())) - set(layout.labels)
+    if not extra:
+        return layout, []
+    rows = [e for side in held.values() for e in side if _labels_in([e]) & extra]
+    what = f"carry labels without any training row ({', '.join(sorted(extra)[:10])})"
+    labels = tuple(sorted({*layout.labels, *extra}))
+    return replace(layout, labels=labels), [make_finding("unseen_label", what, rows)]
+
+
+def _labels_in(examples: Sequence[Example]) -> set[str]:
+    labels: set[str] = set()
+    for example in examples:
+        if isinstance(example.output, str):
+            labels.add(example.output)
+        elif isinstance(example.output, tuple):
+            labels |= {i.label if isinstance(i, Span) else i for i in example.output}
+    return labels
+
+
+def _merge_held(splits: Splits, task: str) -> tuple[Splits, list[Finding]]:
+    validation, first = merge_references(splits.validation, task, "validation")
+    test, second = merge_references(splits.test, task, "test")
+    return replace(splits, validation=tuple(validation), test=tuple(test)), first + second
+
+
+def merge_references(
+    examples: Sequence[Example], task: str, where: str
+) -> tuple[list[Example], list[Finding]]:
+    """For generate: one example per identical input, with every output as a reference.
+
+    Training rows stay separate; validation and test are judged against all references at once.
+    """
+    if task != "generate":
+        return list(examples), []
+    by_input: dict[tuple[Any, ...], list[Example]] = {}
+    for example in examples:
+        prompt = tuple((m.role, m.content) for m in example.messages[:-1])
+        by_input.setdefault((example.input, prompt, example.group), []).append(example)
+    if len(by_input) == len(examples):
+        return list(examples), []
+    merged = [_merge(group) for group in by_input.values()]
+    message = (
+        f"{len(examples)} {where} rows have {len(merged)} different inputs; rows of one input "
+        "are judged as one, against all its outputs"
+    )
+    return merged, [Finding("multi_reference", "info", message)]
+
+
+def _merge(group: list[Example]) -> Example:
+    """One example for rows of the same input; which one stands in front depends on ids alone."""
+    ranked = sorted(group, key=lambda example: example.id)
+    outputs = tuple(dict.fromkeys(str(example.output) for example in ranked))
+    return replace(ranked[0], references=outputs)
+
+
+def _tell(journal: Journal, layout: Layout, splits: Splits, findings: Sequence[Finding]) -> None:
+    for reason in layout.reasons:
+        journal.say(reason)
+    sizes = (
+        f"{len(splits.train)} train, {len(splits.validation)} validation, {len(splits.test)} test"
+    )
+    journal.say(f"rows: {sizes}")
+    for finding in findings:
+        _tell_finding(journal, finding)
+
+
+def _tell_finding(journal: Journal, finding: Finding) -> None:
+    if finding.severity == "info":
+        journal.say(finding.message)
+    else:
+        journal.warn(finding.message)
