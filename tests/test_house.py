@@ -18,7 +18,7 @@ FLOORS = (
     ("config", "store", "journal", "prices", "cost", "defaults"),
     ("data", "model", "metrics"),
     ("train", "evaluate", "decide", "monitor", "providers", "report", "registry", "serve"),
-    ("pipeline", "lifecycle", "jobs", "cluster"),
+    ("setup", "validation", "rivals", "pipeline", "asking", "lifecycle", "jobs", "cluster"),
     ("api", "web"),
     ("cli",),
 )

@@ -7,6 +7,7 @@ from tests.test_registry import REPORT
 
 from tunewright.cli.compare import _print_comparison
 from tunewright.cli.output import make_console
+from tunewright.figures import show_delta
 from tunewright.report import make_report_json
 from tunewright.store import RunFolder, write_atomic, write_json
 
@@ -58,6 +59,6 @@ def test_a_broken_report_is_the_files_fault(tunewright, run):
 def test_a_comparison_says_who_is_better(capsys):
     _print_comparison(REPORT.comparisons[0], make_console())
     out = capsys.readouterr().out
-    assert "tuned against untuned base: better" in out
-    assert "+40.0 points" in out
+    assert "tuned against base: better" in out
+    assert show_delta("macro_f1", 0.4) in out
     assert "100 rows" in out

@@ -42,7 +42,7 @@ def chat(
     if message is not None and not message.strip():
         raise UserError("--message: empty; write what to ask")
 
-    from tunewright.pipeline import open_chat
+    from tunewright.asking import open_chat
     from tunewright.report_text import clean_text
 
     session = open_chat(what)

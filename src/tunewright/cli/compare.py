@@ -43,8 +43,8 @@ def compare(
     if data is not None:
         check_is_file_like(data)
 
+    from tunewright.asking import compare as compare_runs
     from tunewright.journal import ConsoleJournal
-    from tunewright.pipeline import compare as compare_runs
 
     comparisons = compare_runs(a, b, ConsoleJournal(), data=data, metric=metric)
 
@@ -56,18 +56,19 @@ def compare(
 
 
 def _print_comparison(comparison: Comparison, console: Console) -> None:
+    from rich.markup import escape
+
     from tunewright.figures import (
         metric_title,
         show_delta,
         show_delta_interval,
         show_p,
-        system_title,
     )
 
     metric = comparison.metric
     colour = COLOURS[comparison.verdict]
     console.print(
-        f"{system_title(comparison.a)} against {system_title(comparison.b)}: "
+        f"{escape(comparison.a)} against {escape(comparison.b)}: "
         f"[bold {colour}]{comparison.verdict}[/]",
         soft_wrap=True,
     )

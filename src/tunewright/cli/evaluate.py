@@ -22,6 +22,10 @@ def evaluate(
         list[str] | None,
         typer.Option("--metrics", metavar="NAMES", help="Comma-separated; the first one decides."),
     ] = None,
+    split: Annotated[
+        str | None,
+        typer.Option("--split", metavar="NAME", help="Which split of a hub dataset or folder."),
+    ] = None,
     as_json: AsJson = False,
 ) -> Answer:
     """Score a model on data, each figure with its 95 % interval.
@@ -38,8 +42,9 @@ def evaluate(
     """
     check_is_file_like(data)
 
+    from tunewright.asking import evaluate as evaluate_model
     from tunewright.journal import ConsoleJournal
-    from tunewright.pipeline import evaluate as evaluate_model
 
-    report = evaluate_model(what, data, ConsoleJournal(), metrics=split_names(metrics))
+    names = split_names(metrics)
+    report = evaluate_model(what, data, ConsoleJournal(), metrics=names, split=split)
     return answer_with_report(report, None)

@@ -48,9 +48,10 @@ def init(
 
     from tunewright.config import parse_recipe
     from tunewright.data.suggest import suggest_recipe
+    from tunewright.metrics.table import metrics_for
     from tunewright.store import naming_disk_errors, write_atomic
 
-    text = suggest_recipe(source, task)
+    text = suggest_recipe(source, task, metrics_for=metrics_for)
     recipe = parse_recipe(text, str(out))
     with naming_disk_errors(out):
         out.parent.mkdir(parents=True, exist_ok=True)
