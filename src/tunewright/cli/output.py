@@ -33,8 +33,12 @@ from tunewright.errors import Interrupted, Refusal, TunewrightError
 if TYPE_CHECKING:
     from rich.console import Console
 
-CTRL_C = 130  # what typer makes of a KeyboardInterrupt that reaches it
+CTRL_C = 130  # the status that typer makes of a KeyboardInterrupt that reaches it
 DEBUG = "TUNEWRIGHT_DEBUG"
+
+
+class Stopped(KeyboardInterrupt):
+    """A stop signal outside the training loop. Not an Exception: nobody may swallow it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +67,7 @@ def run_command(command: Callable[[], Any], *, as_json: bool) -> int:
             with redirect_stdout(sys.stderr) if as_json else nullcontext():
                 answer = command()
             if answer == CTRL_C:
-                raise Interrupted("stopped by Ctrl-C")
+                raise Stopped("stopped by a signal")
             if not isinstance(answer, Answer):
                 answer = Answer(None, lambda console: None, exit_status=int(answer or 0))
                 as_json = False
@@ -129,7 +133,7 @@ def describe_error(error: BaseException) -> tuple[str, str, int]:
     if isinstance(error, typer.TyperException):
         return "UsageError", _usage_line(error), 2
     if isinstance(error, (KeyboardInterrupt, typer.Abort)):
-        return "Interrupted", "stopped by Ctrl-C", Interrupted.exit_status
+        return "Interrupted", str(error) or "stopped by Ctrl-C", Interrupted.exit_status
     if isinstance(error, SystemExit):  # a library that ends the process
         status = error.code if isinstance(error.code, int) else 4
         return kind, "a library ended the program", status
@@ -170,7 +174,7 @@ def _one_line(text: str) -> str:
 
 @contextmanager
 def _signals_as_interruptions() -> Iterator[None]:
-    """Raise Interrupted on Ctrl-C and SIGTERM, unless a training loop has handlers of its own."""
+    """Raise Stopped on Ctrl-C and SIGTERM, unless a training loop has handlers of its own."""
     before: dict[signal.Signals, Any] = {}
     try:
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -185,7 +189,7 @@ def _signals_as_interruptions() -> Iterator[None]:
 
 
 def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
-    raise Interrupted(f"stopped by {signal.Signals(number).name}")
+    raise Stopped(f"stopped by {signal.Signals(number).name}")
 
 
 def _be_lenient_about_encodings() -> None:

@@ -43,7 +43,9 @@ def naming_the_way_back(command: str, place: Path) -> Iterator[None]:
     """Add to an interruption the command that continues the run, once there is one to continue."""
     try:
         yield
-    except Interrupted as error:
+    except (Interrupted, KeyboardInterrupt) as error:
         if "tunewright " in str(error) or not RunFolder(place).recipe.exists():
             raise
-        raise type(error)(f"{error}; resume with: {command}") from error
+        kind = type(error) if isinstance(error, Interrupted) else Interrupted
+        said = str(error) or "stopped by Ctrl-C"
+        raise kind(f"{said}; resume with: {command}") from error
