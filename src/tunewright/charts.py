@@ -129,11 +129,15 @@ def scale_axis(scale: Scale, write: Callable[[float], str]) -> Markup:
     return el("svg", *marks, class_="whisker", width="100%", height=20, aria_hidden="true")
 
 
-def near_scale(centre: float, items: Sequence[tuple[float, float, float]], *, wide: float) -> Scale:
-    """A scale for (low, value, high) items close to `centre`; those further than `wide` stay out.
+def focus_scale(items: Sequence[tuple[float, float, float]], centre: float) -> Scale:
+    """A scale for (low, value, high) items near `centre`; those far off stay outside.
 
     One baseline at the floor would else squeeze all differences that matter into a few pixels.
+    Near is within five times the distance of the nearest other, or four times the widest interval.
     """
+    gaps = sorted(abs(value - centre) for _, value, _ in items if value != centre)
+    widest = max((high - low for low, _, high in items), default=0.0)
+    wide = max(5 * gaps[0] if gaps else 0.0, 4 * widest)
     close = [item for item in items if abs(item[1] - centre) <= wide]
     return make_scale([end for item in close for end in item] or [centre])
 
@@ -332,58 +336,80 @@ def histogram(bins: Sequence[tuple[float, float, int]], title: str, *, height: i
 def heat_map(labels: Sequence[str], matrix: Sequence[Sequence[int]], title: str) -> Markup:
     """A confusion matrix, rows true and columns predicted; mistakes are coloured, hits are grey.
 
-    Cells shrink as classes grow and keep a fixed size: the page scrolls the box that holds it.
+    Cells shrink as classes grow and keep a fixed size: the page scrolls the box that holds it,
+    while the names of the rows, a drawing of their own, stay in sight.
     """
     size = len(labels)
-    cell = 40 if size <= 8 else 26 if size <= 20 else 14
-    font = 12 if size <= 20 else 9.5
-    margin = min(230, 14 + round(max(map(len, labels), default=1) * font * 0.56))
-    head = min(margin, 14 + round(max(map(len, labels), default=1) * font * 0.56))
-    side = cell * size
-    drawn = [el("title", title), *_heat_labels(labels, cell, font, margin, head)]
-    drawn.append(el("rect", x=margin, y=head, width=side, height=side, class_="field"))
+    cell = 42 if size <= 8 else 28 if size <= 20 else 20 if size <= 36 else 12
+    font = 12 if size <= 20 else 10.5 if size <= 36 else 9.5
+    names = _fit_labels(labels, font, 190)
+    head = round(max(map(len, names), default=1) * font * 0.6) + 10
     most = max((c for i, row in enumerate(matrix) for j, c in enumerate(row) if i != j), default=1)
+    drawn = [el("title", title)]
+    drawn.append(el("rect", x=0, y=head, width=cell * size, height=cell * size, class_="field"))
+    drawn += _heat_labels(labels, names, cell, font, head)
+    drawn.append(_heat_mesh(size, cell, head))
     for i, row in enumerate(matrix):
         total = sum(row) or 1
         for j, count in enumerate(row):
             if count:
-                drawn.append(_heat_cell(labels, i, j, count, total, most, cell, margin, head))
-    width, tall = margin + side + 2, head + side + 2
-    return el(
-        "svg", *drawn, class_="heat", width=width, height=tall, viewBox=f"0 0 {width} {tall}",
-        role="img", aria_label=title,
+                x, y = j * cell, head + i * cell
+                drawn.append(_heat_cell(labels, (i, j), count, total, most, cell, (x, y)))
+    field = el(
+        "svg", *drawn, class_="heat", width=cell * size, height=head + cell * size, role="img",
+        aria_label=title,
     )  # fmt: skip
+    return Markup('<div class="heat-grid">{}{}</div>').format(
+        _heat_rows(labels, names, cell, font, head), field
+    )
+
+
+def _fit_labels(labels: Sequence[str], font: float, width: int) -> list[str]:
+    longest = int((width - 10) / (font * 0.6))
+    return [text if len(text) <= longest else text[: longest - 1] + "…" for text in labels]
+
+
+def _heat_rows(
+    labels: Sequence[str], names: Sequence[str], cell: int, font: float, head: int
+) -> Markup:
+    width = round(max(map(len, names), default=1) * font * 0.6) + 10
+    drawn = [
+        el("text", name, el("title", label), x=width - 6, y=head + (i + 0.5) * cell + font * 0.35,
+           text_anchor="end", font_size=font)
+        for i, (label, name) in enumerate(zip(labels, names, strict=True))
+    ]  # fmt: skip
+    height = head + cell * len(labels)
+    return el("svg", *drawn, class_="heat-names", width=width, height=height, aria_hidden="true")
 
 
 def _heat_labels(
-    labels: Sequence[str], cell: int, font: float, margin: int, head: int
+    labels: Sequence[str], names: Sequence[str], cell: int, font: float, head: int
 ) -> list[Markup]:
     drawn = []
-    longest = int((margin - 10) / (font * 0.56))
-    for i, label in enumerate(labels):
-        shown = label if len(label) <= longest else label[: longest - 1] + "…"
-        middle = i * cell + cell / 2 + font * 0.35
-        full = el("title", label)
-        drawn.append(
-            el("text", shown, full, x=margin - 6, y=head + middle, text_anchor="end",
-               font_size=font, class_="tick")
-        )  # fmt: skip
-        x = margin + middle
+    for j, (label, name) in enumerate(zip(labels, names, strict=True)):
+        x = (j + 0.5) * cell + font * 0.35
         turn = f"rotate(-90 {x:.2f} {head - 6})"
         drawn.append(
-            el("text", shown, full, x=x, y=head - 6, transform=turn, font_size=font, class_="tick")
+            el("text", name, el("title", label), x=x, y=head - 6, transform=turn, font_size=font)
         )
     return drawn
 
 
+def _heat_mesh(size: int, cell: int, head: int) -> Markup:
+    side = cell * size
+    rows = "".join(f"M0 {head + i * cell - 0.5}h{side}" for i in range(1, size))
+    columns = "".join(f"M{i * cell - 0.5} {head}v{side}" for i in range(1, size))
+    return el("path", d=rows + columns, class_="mesh")
+
+
 def _heat_cell(
-    labels: Sequence[str], i: int, j: int, count: int, total: int, most: int, cell: int,
-    margin: int, head: int,
+    labels: Sequence[str], at: tuple[int, int], count: int, total: int, most: int, cell: int,
+    corner: tuple[int, int],
 ) -> Markup:  # fmt: skip
+    (i, j), (x, y) = at, corner
     hit = i == j
     strength = 0.12 + 0.4 * count / total if hit else 0.35 + 0.65 * math.sqrt(count / max(most, 1))
     words = "right" if hit else f"taken for {labels[j]}"
-    x, y = margin + j * cell, head + i * cell
     square = el(
         "rect", el("title", f"{labels[i]}: {count} of {total} {words}"), x=x, y=y, width=cell - 1,
         height=cell - 1, fill_opacity=round(min(strength, 1.0), 2), class_="hit" if hit else "miss",
@@ -391,9 +417,8 @@ def _heat_cell(
     if cell < 20:
         return square
     kind = "count" if hit or strength < 0.75 else "count strong"
-    text = el(
-        "text", count, x=x + cell / 2 - 0.5, y=y + cell / 2 + 4, text_anchor="middle", class_=kind
-    )
+    middle = (cell - 1) / 2
+    text = el("text", count, x=x + middle, y=y + middle + 4, text_anchor="middle", class_=kind)
     return square + text
 
 

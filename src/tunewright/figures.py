@@ -52,6 +52,7 @@ NUMBERS = {
     "rougeL": "ROUGE-L",
     "spearman": "Spearman",
 }
+PERCENT_LIKE = ("bleu", "chrf")  # 0 to 100 already, without being shares
 SYSTEMS = {
     "base": "untuned base",
     "few_shot": "few-shot prompt",
@@ -111,16 +112,19 @@ def show_value(metric: str, value: float | None) -> str:
     """One figure with its unit: "93.7 %", "41.20", "0.087"."""
     if not known(value):
         return NOTHING
-    return f"{100 * value:.1f} %" if is_share(metric) else _show_score(value)
+    return f"{100 * value:.1f} %" if is_share(metric) else _show_score(metric, value)
 
 
-def _show_score(value: float) -> str:
+def _show_score(metric: str, value: float) -> str:
     """Three decimals below 10, two below 100: figures of one column stand in line."""
     size = abs(value)
-    if size >= 100 or 0 < size < 0.001:
+    if metric in PERCENT_LIKE:
+        text = f"{value:.2f}"
+        return text.removeprefix("-") if float(text) == 0 else text.replace("-", "−")
+    if size >= 100:
         return show_number(value)
-    text = f"{value:.3f}" if size < 10 else f"{value:.2f}"
-    return text.replace("-", "−")
+    text = f"{value:.4f}" if 0.00005 <= size < 0.001 else f"{value:.{3 if size < 10 else 2}f}"
+    return text.removeprefix("-") if float(text) == 0 else text.replace("-", "−")
 
 
 def show_interval(metric: str, ci95: Sequence[float | None]) -> str:
@@ -131,7 +135,7 @@ def show_interval(metric: str, ci95: Sequence[float | None]) -> str:
     if is_share(metric):
         ends = [f"{100 * end:.1f}".replace("-0.0", "0.0") for end in (low, high)]
         return " to ".join(ends).replace("-", "−")
-    return f"{_show_score(low)} to {_show_score(high)}"
+    return f"{_show_score(metric, low)} to {_show_score(metric, high)}"
 
 
 def show_delta(metric: str, value: float | None) -> str:
@@ -142,7 +146,7 @@ def show_delta(metric: str, value: float | None) -> str:
         points = f"{100 * value:+.1f}"
         points = "0.0" if points[1:] == "0.0" else points.replace("-", "−")
         return f"{points} {'point' if points[1:] == '1.0' else 'points'}"
-    return ("+" if value > 0 else "") + _show_score(value)
+    return ("+" if value > 0 else "") + _show_score(metric, value)
 
 
 def show_delta_interval(metric: str, ci95: Sequence[float | None]) -> str:
@@ -242,8 +246,9 @@ def _show_span(span: Mapping[str, Any], text: str) -> str:
 
 
 def begin(text: str) -> str:
-    """The text with a capital first letter; the rest stays as it is."""
-    return text[:1].upper() + text[1:]
+    """The text with a capital first letter, unless its first word has one elsewhere (chrF)."""
+    first = text.partition(" ")[0]
+    return text if first != first.lower() else text[:1].upper() + text[1:]
 
 
 def known(value: object) -> TypeGuard[float]:

@@ -6,7 +6,7 @@ The page is drawn in report_page.py, the terminal and Markdown text in report_te
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,8 @@ from tunewright.store import RunFolder, read_json, to_plain, write_atomic, write
 __all__ = ["make_report_json", "print_report", "read_report", "write_report"]
 
 COSTS = ("seconds", "tokens", "peak_memory_bytes", "energy_kwh", "usd")
-VERDICTS = ("ship", "more data", "do not tune")
+MAX_STEPS = 2000
+VERDICTS = ("ship", "more data", "do not tune", None)
 
 
 def write_report(folder: RunFolder, report: Report) -> None:
@@ -48,10 +49,22 @@ def make_report_json(report: Report) -> dict[str, Any]:
         "because": list(report.because),
         "primary_metric": report.primary_metric,
         "next_steps": list(report.next_steps),
-        "details": report.details,
+        "details": _keep_curves_small(report.details),
     }
     plain: dict[str, Any] = to_plain(document)
     return plain
+
+
+def _keep_curves_small(details: Mapping[str, Any]) -> dict[str, Any]:
+    """Details with at most MAX_STEPS steps, evenly taken, the last among them.
+
+    Every step stands in steps.jsonl; a long run would make report.json needlessly large.
+    """
+    steps = details.get("steps")
+    if not isinstance(steps, Sequence) or len(steps) <= MAX_STEPS:
+        return dict(details)
+    every = math.ceil(len(steps) / MAX_STEPS)
+    return {**details, "steps": list(steps[::-1][::every][::-1])}
 
 
 def _result_json(result: Result) -> dict[str, Any]:
@@ -82,7 +95,7 @@ def read_report(path: Path | RunFolder) -> Report:
 
 def _make_report(document: Mapping[str, Any]) -> Report:
     if document["verdict"] not in VERDICTS:
-        raise ValueError(f"verdict {document['verdict']!r} is none of {', '.join(VERDICTS)}")
+        raise ValueError(f"unknown verdict {document['verdict']!r}")
     results = tuple(_read_result(item) for item in document["results"])
     first = next((name for result in results for name in result.metrics), "")
     return Report(

@@ -26,17 +26,21 @@ from tunewright.report_text import (
     clean_text,
     cost_rows,
     group_by_split,
+    order_results,
     say_comparison,
+    verdict_word,
 )
 from tunewright.store import to_plain
 
 MAX_CHARACTERS = 700
 MAX_ROWS = 60
 VERDICTS = {
+    None: ("calm", "·", "One system was measured; nothing was compared, so nothing is judged."),
     "ship": ("good", "✓", "Tuning helped, and the gain is beyond chance."),
     "more data": ("open", "…", "Not proven yet: more rows would settle it."),
     "do not tune": ("bad", "✕", "Tuning does not earn its place here."),
 }
+LONG_TASKS = ("generate", "chat", "continue")
 WORDS = {"better": ("good", "▲"), "worse": ("bad", "▼"), "cannot tell": ("open", "◇")}
 
 
@@ -53,6 +57,7 @@ def make_page(report: Report) -> str:
     )
     environment.filters["text"] = shorten
     environment.filters["begin"] = figures.begin
+    environment.filters["code"] = breakable
     style, script = _resource("report.css"), _resource("report.js")
     page = environment.get_template("report.html.j2").render(
         **_sections(report),
@@ -78,12 +83,19 @@ def shorten(value: Any, most: int = MAX_CHARACTERS) -> str:
     return text if len(text) <= most else text[: most - 1].rstrip() + "…"
 
 
+def breakable(value: Any, most: int = 120) -> Markup:
+    """A name that may break after its joints (_ and /) and nowhere else, if it fits a line."""
+    parts = re.split(r"(?<=[_/])(?=\w)", shorten(value, most))
+    return Markup("<wbr>").join(parts)
+
+
 def _sections(report: Report) -> dict[str, Any]:
     details = to_plain(report.details)
     return {
         "report": report,
         "task": figures.TASKS.get(report.task, report.task),
         "verdict": VERDICTS[report.verdict],
+        "headline": verdict_word(report).capitalize(),
         "tiles": _tiles(report),
         "metric": figures.metric_title(report.primary_metric),
         "direction": direction(report.primary_metric),
@@ -93,11 +105,10 @@ def _sections(report: Report) -> dict[str, Any]:
         "calibration": _calibration(details),
         "confusion": _confusion(details),
         "classes": _classes(details),
-        "worst_rows": [_row_view(row, report.task) for row in _rows(details, "worst_rows")],
+        "compact": report.task not in LONG_TASKS,
+        "worst_rows": [_row_view(row) for row in _rows(details, "worst_rows")],
         "examples": [_example_view(row) for row in _rows(details, "examples")],
-        "label_errors": [
-            _row_view(row, report.task) for row in _rows(details, "probable_label_errors")
-        ],
+        "label_errors": [_row_view(row) for row in _rows(details, "probable_label_errors")],
         "forgetting": make_grid(to_plain(report.forgetting)),
         "data": make_data_section(details.get("card")),
         "warnings": _texts(details.get("warnings")),
@@ -145,14 +156,13 @@ def _tiles(report: Report) -> list[tuple[str, str, str]]:
     """(title, big figure, small print) beside the verdict."""
     metric = report.primary_metric
     tiles = []
-    for _, results in group_by_split(report)[:1]:
-        for result in results:
-            score = result.metrics.get(metric)
-            if result.system == "tuned" and score:
-                interval = figures.show_interval(metric, score.ci95)
-                note = f"{interval} · {result.n:,} {result.split} rows".removeprefix(" · ")
-                title = f"{figures.metric_title(metric)}, tuned"
-                tiles.append((title, figures.show_value(metric, score.value), note))
+    first = next((r for r in order_results(report) if metric in r.metrics), None)
+    if first:
+        score = first.metrics[metric]
+        interval = figures.show_interval(metric, score.ci95)
+        note = f"{interval} · {first.n:,} {first.split} rows".removeprefix(" · ")
+        title = f"{figures.metric_title(metric)}, {figures.system_title(first.system)}"
+        tiles.append((title, figures.show_value(metric, score.value), note))
     rival = closest_rival(report)
     if rival:
         interval = figures.show_delta_interval(metric, rival.ci95)
@@ -217,12 +227,8 @@ def _whiskers(metric: str, results: Sequence[Result]) -> dict[str, Any] | None:
     if len(scored) < 2:
         return None
     centre = next((s.value for r, s in scored if r.system == "tuned"), scored[0][1].value)
-    gaps = sorted(abs(s.value - centre) for r, s in scored if r.system != "tuned")
-    widest = max(
-        (s.ci95[1] - s.ci95[0] for _, s in scored if known(s.ci95[1] - s.ci95[0])), default=0
-    )
     items = [(_or(s.ci95[0], s.value), s.value, _or(s.ci95[1], s.value)) for _, s in scored]
-    scale = charts.near_scale(centre, items, wide=max(5 * gaps[0], 4 * widest))
+    scale = charts.focus_scale(items, centre)
     rows = [
         {
             "name": figures.system_title(result.system),
@@ -267,10 +273,9 @@ def _forests(report: Report) -> list[dict[str, Any]]:
 
 def _forest(metric: str, items: Sequence[Comparison]) -> dict[str, Any]:
     reach = [(_or(c.ci95[0], c.delta), c.delta, _or(c.ci95[1], c.delta)) for c in items]
-    sizes = sorted(max(abs(low), abs(high)) for low, _, high in reach)
-    smallest = sizes[0] if sizes else 0.0
-    shown = [*reach, (0.0, 0.0, 0.0)]
-    scale = charts.near_scale(0.0, shown, wide=6 * smallest or 1e-9)
+    smallest = min(max(abs(low), abs(high)) for low, _, high in reach)
+    near = [item for item in reach if abs(item[1]) <= 6 * smallest]
+    scale = charts.make_scale([0.0, *(end for item in near for end in item)])
     rows = [
         {
             "item": item,
@@ -328,9 +333,10 @@ def _metric_curve(metric: str, evaluations: Sequence[Mapping[str, Any]]) -> dict
     usable = [(float(x), float(y), best) for x, y, best in points if known(x) and known(y)]
     best = next(((x, y) for x, y, is_best in reversed(usable) if is_best), None)
     title = f"Validation {figures.metric_title(metric)}"
+    unit = ", %" if figures.is_share(metric) else ""
     path = charts.thin_out([(x, y) for x, y, _ in usable], 80)
     figure = _curve(
-        title,
+        title + unit,
         [charts.Line(title, path, "s1", dots=True)] if path else [],
         lambda value: figures.show_value(metric, value),
         tick=lambda value: _tick(metric, value),
@@ -387,8 +393,8 @@ def _calibration(details: Mapping[str, Any]) -> dict[str, Any] | None:
         "says": says,
         "bins": [
             (f"{_tick('', b['lo'])} to {_tick('', b['hi'])}" if known(b.get("lo")) else "",
-             figures.show_number(b.get("count")), figures.show_number(round(b["confidence"], 3)),
-             figures.show_number(round(b["accuracy"], 3)))
+             figures.show_number(b.get("count")), f"{b['confidence']:.3f}",
+             f"{b['accuracy']:.3f}")
             for b in used
         ],
     }  # fmt: skip
@@ -422,7 +428,7 @@ def _confusion(details: Mapping[str, Any]) -> dict[str, Any] | None:
         "left_out": len(labels) - len(order),
         "sorted": len(order) > 12,
         "wrong": sum(count for count, _, _ in pairs),
-        "top": [(labels[i], labels[j], n, sum(matrix[i])) for n, i, j in pairs[:15]],
+        "top": [(labels[i], labels[j], n, sum(matrix[i])) for n, i, j in pairs[:10]],
     }
 
 
@@ -455,7 +461,7 @@ def _classes(details: Mapping[str, Any]) -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
-def _row_view(row: Mapping[str, Any], task: str) -> dict[str, Any]:
+def _row_view(row: Mapping[str, Any]) -> dict[str, Any]:
     text = str(row.get("input") or "")
     confidence = row.get("confidence")
     view = {
@@ -466,36 +472,39 @@ def _row_view(row: Mapping[str, Any], task: str) -> dict[str, Any]:
         **view,
         "place": str(row.get("place") or row.get("id") or ""),
         "input": text,
-        "confidence": figures.show_number(round(confidence, 3)) if known(confidence) else "",
+        "confidence": f"{confidence:.3f}" if known(confidence) else "",
         "sort": confidence if known(confidence) else "",
-        "long": task in ("generate", "chat", "continue"),
     }
 
 
 def _example_view(row: Mapping[str, Any]) -> dict[str, Any]:
     text = str(row.get("input") or "")
     reference = shorten(figures.show_output(row.get("reference"), text))
-    answers = []
-    for key in ("base", "tuned"):
-        if key in row and row[key] is not None:
-            answer = shorten(figures.show_output(row[key], text))
-            exact = answer.strip() == reference.strip()
-            marked = mark_missing(answer, reference)
-            answers.append(
-                {"name": key, "text": marked, "exact": exact, "empty": not answer.strip()}
-            )
-    return {"input": text, "reference": reference, "answers": answers}
+    answers = [_answer_view(name, row.get(name), reference, text) for name in ("base", "tuned")]
+    return {"input": text, "reference": reference, "both": answers}
+
+
+def _answer_view(name: str, answer: Any, reference: str, text: str) -> dict[str, Any]:
+    plain = shorten(figures.show_output(answer, text))
+    return {
+        "name": name,
+        "known": answer is not None,
+        "plain": plain,
+        "text": mark_missing(plain, reference),
+        "exact": plain.strip() == reference.strip(),
+        "empty": not plain.strip(),
+    }
 
 
 def mark_missing(answer: str, reference: str) -> Markup:
-    """The answer with the words that the reference does not have, in that order, marked."""
-    words, wanted = re.findall(r"\s+|[^\s]+", answer), re.findall(r"\s+|[^\s]+", reference)
+    """The answer with the words marked that the reference does not have at that point."""
+    words, wanted = re.findall(r"\s+|\S+", answer), re.findall(r"\s+|\S+", reference)
     out = []
     matcher = difflib.SequenceMatcher(None, words, wanted, autojunk=False)
     for kind, start, end, _, _ in matcher.get_opcodes():
         part = "".join(words[start:end])
-        if kind == "equal" or not part.strip():
-            out.append(Markup("{}").format(part))
-        elif part:
-            out.append(Markup("<mark>{}</mark>").format(part))
+        pieces = re.split(r"(^\s+|\s*\n\s*|\s+$)", part) if kind != "equal" else [part]
+        for piece in pieces:
+            marked = kind != "equal" and piece.strip()
+            out.append(Markup("<mark>{}</mark>" if marked else "{}").format(piece))  # noqa: S704
     return Markup("").join(out)

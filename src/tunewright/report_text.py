@@ -10,7 +10,9 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from tunewright.charts import Scale, focus_scale
 from tunewright.figures import (
+    begin,
     known,
     metric_title,
     show_bytes,
@@ -24,17 +26,23 @@ from tunewright.figures import (
     show_value,
     system_title,
 )
-from tunewright.records import Amount, Comparison, Report, Result
+from tunewright.records import Amount, Comparison, Report, Result, Score
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
 
-VERDICTS = {"ship": ("✓", "+", "green"), "more data": ("…", "?", "yellow"),
-            "do not tune": ("✕", "x", "red")}  # fmt: skip
-WORDS = {"better": ("▲", "+", "green"), "worse": ("▼", "-", "red"),
-         "cannot tell": ("◇", "?", "yellow")}  # fmt: skip
+# Sign, sign where only ASCII will do, colour.
+VERDICTS = {
+    None: ("·", "-", "blue"),
+    "ship": ("✓", "+", "green"),
+    "more data": ("…", "?", "yellow"),
+    "do not tune": ("✕", "x", "red"),
+}
+WORDS = {
+    "better": ("▲", "+", "green"),
+    "worse": ("▼", "-", "red"),
+    "cannot tell": ("◇", "?", "yellow"),
+}
 COST_ROWS = (
     ("Time", "seconds", show_seconds),
     ("Tokens", "tokens", show_number),
@@ -48,6 +56,11 @@ CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 def clean_text(text: str) -> str:
     """Text without control characters and without characters that turn the direction of writing."""
     return CONTROL.sub("", text.replace("\r\n", "\n").replace("\r", "\n"))
+
+
+def verdict_word(report: Report) -> str:
+    """The verdict; "measured" where nothing was compared, so nothing was judged."""
+    return report.verdict or "measured"
 
 
 def order_results(report: Report) -> list[Result]:
@@ -91,7 +104,8 @@ def print_report(report: Report, console: Console) -> None:
     fancy = console.encoding.lower().startswith("utf")
     sign, plain_sign, colour = VERDICTS[report.verdict]
     word = Text(
-        f" {sign if fancy else plain_sign} {report.verdict.upper()} ", f"bold reverse {colour}"
+        f" {sign if fancy else plain_sign} {verdict_word(report).upper()} ",
+        f"bold reverse {colour}",
     )
     title = Text.assemble(word, "  ", (f"{clean_text(report.base_model)}, {report.task}", "dim"))
     console.print()
@@ -99,8 +113,7 @@ def print_report(report: Report, console: Console) -> None:
     for sentence in report.because:
         console.print(Padding(Text(_fit(sentence, console)), (0, 0, 0, 2)))
     for split, results in group_by_split(report):
-        console.print()
-        console.print(_systems_table(report, split, results, console, fancy))
+        _print_systems(report, split, results, console, fancy)
     if report.comparisons:
         console.print()
         console.print(Text("Comparisons, row by row", "bold"))
@@ -110,40 +123,60 @@ def print_report(report: Report, console: Console) -> None:
     console.print()
 
 
-def _systems_table(
+def _print_systems(
     report: Report, split: str, results: Sequence[Result], console: Console, fancy: bool
-) -> Table:
+) -> None:
     from rich.table import Table
     from rich.text import Text
 
     metric = report.primary_metric
-    title = f"{metric_title(metric)} on {split}, {results[0].n:,} rows"
-    table = Table(title=Text(title, "bold"), title_justify="left", box=None, padding=(0, 1, 0, 1))
-    table.add_column("system", overflow="fold", header_style="dim")
-    table.add_column("value", justify="right", no_wrap=True, header_style="dim")
-    table.add_column("95 % interval", no_wrap=True, header_style="dim")
-    wide = console.width >= 72
-    if wide:
-        table.add_column("", no_wrap=True)
-    top = max((r.metrics[metric].value for r in results if metric in r.metrics), default=0.0)
+    rows = max(result.n for result in results)
+    console.print()
+    title = f"{begin(metric_title(metric))} on {split}, {rows:,} rows"
+    console.print(Text(_fit(title, console), "bold"))
+    table = Table.grid(padding=(0, 1))
+    scale = _text_scale(metric, results) if console.width >= 72 else None
     for result in results:
         score = result.metrics.get(metric)
         style = "bold" if result.system == "tuned" else ""
-        cells = [Text(_fit(system_title(result.system), console), style)]
-        cells.append(Text(_fit(show_value(metric, score.value if score else None), console), style))
-        cells.append(Text(_fit(show_interval(metric, score.ci95) if score else "", console), "dim"))
-        if wide:
-            cells.append(_text_bar(score.value if score else 0.0, top, style or "dim", fancy))
+        value = show_value(metric, score.value if score else None)
+        interval = show_interval(metric, score.ci95) if score else ""
+        cells = [Text("  " + _fit(system_title(result.system), console), style)]
+        cells += [Text(_fit(value, console), style, justify="right", no_wrap=True)]
+        cells += [Text(_fit(interval, console), "dim", no_wrap=True)]
+        if scale and score:
+            colour = "cyan" if result.system == "tuned" else "dim"
+            cells.append(Text(draw_interval(score, scale, fancy=fancy), colour, no_wrap=True))
         table.add_row(*cells)
-    return table
+    console.print(table)
 
 
-def _text_bar(value: float, top: float, style: str, fancy: bool, width: int = 16) -> Text:
-    from rich.text import Text
+def _text_scale(metric: str, results: Sequence[Result]) -> Scale | None:
+    scores = {r.system: r.metrics[metric] for r in results if metric in r.metrics}
+    known_ones = {name: s for name, s in scores.items() if known(s.value + s.ci95[0] + s.ci95[1])}
+    if len(known_ones) < 2:
+        return None
+    centre = known_ones.get("tuned", next(iter(known_ones.values()))).value
+    return focus_scale([(s.ci95[0], s.value, s.ci95[1]) for s in known_ones.values()], centre)
 
-    share = value / top if known(value) and top > 0 else 0.0
-    cells = round(width * min(1.0, max(0.0, share)))
-    return Text(("█" if fancy else "#") * cells, "cyan" if style == "bold" else style)
+
+def draw_interval(score: Score, scale: Scale, *, fancy: bool, width: int = 24) -> str:
+    """A dot on its interval, `width` characters: "   ──●──   "; an arrow where it is off scale."""
+    line, dot, left, right = "─●◂▸" if fancy else "-o<>"
+    if not known(score.value):
+        return ""
+    if not scale.holds(score.value):
+        return left if score.value < scale.low else " " * (width - 1) + right
+    cells = [" "] * width
+
+    def place(value: float) -> int:
+        return round((width - 1) * min(1.0, max(0.0, scale.share(value))))
+
+    if all(known(end) for end in score.ci95):
+        start, end = place(score.ci95[0]), place(score.ci95[1])
+        cells[start : end + 1] = line * (end + 1 - start)
+    cells[place(score.value)] = dot
+    return "".join(cells)
 
 
 def _print_comparison(item: Comparison, console: Console, fancy: bool) -> None:
@@ -193,7 +226,7 @@ def _fit(text: str, console: Console) -> str:
 
 def make_markdown(report: Report) -> str:
     """The report in short, as Markdown: verdict, reasons, tables, what to try next."""
-    blocks = [f"# {report.verdict.capitalize()}", _md_about(report)]
+    blocks = [f"# {verdict_word(report).capitalize()}", _md_about(report)]
     blocks.append("\n".join(f"- {_md(sentence)}" for sentence in report.because))
     blocks += [_md_results(report, split, results) for split, results in group_by_split(report)]
     if report.comparisons:
