@@ -87,7 +87,7 @@ def _learning_rate(facts: Facts, method: str) -> tuple[float, str]:
     if facts.kind == "encoder":
         rate = FULL_RATE_AT_384 * (384 / width) ** 1.5
     else:
-        # The published fit for Llama shapes, 5e-5 * (2000 / width)^0.781, held within measured range.
+        # The published fit for Llama shapes, held within the range that was measured.
         rate = min(1e-3, 5e-5 * (2000 / width) ** 0.781)
     if method == "full":
         return _two_digits(rate), f"full tuning of a {facts.kind} {width} wide"

@@ -204,7 +204,8 @@ class Report:
     results: tuple[Result, ...]
     comparisons: tuple[Comparison, ...]
     cost: Cost
-    verdict: Verdict
+    verdict: Verdict | None
+    """None where nothing was compared: `evaluate` on one model."""
     because: tuple[str, ...]
     next_steps: tuple[str, ...] = ()
     forgetting: Mapping[str, Any] | None = None

@@ -30,10 +30,10 @@ an epoch stays well mixed."""
 class Batch:
     """One micro-batch on the device.
 
-    ids_BT int64; mask_BT int64 (1 = token) or None where nothing is padded; positions_BT for packed
-    rows. For language modelling target_N int64 with target_weight_N, and predicts_BT bool: positions
-    whose *hidden state* predicts a target, in the same order (BD for encoder-decoder models). Else
-    target in the task's own shape.
+    ids_BT int64; mask_BT int64 (1 = token) or None where nothing is padded; positions_BT where
+    rows are packed. For language modelling target_N int64 with target_weight_N, and predicts_BT
+    bool: positions whose *hidden state* predicts a target, in the same order (BD for
+    encoder-decoder models). Else target in the task's own shape.
     weight_B float32. num_tokens counts real ones.
     """
 

@@ -6,6 +6,7 @@ machine's own figures promise what the kernel will not give.
 
 from __future__ import annotations
 
+import ctypes
 import math
 import os
 import platform
@@ -22,6 +23,8 @@ PROC = Path("/proc")
 _NO_LIMIT_BYTES = 1 << 60
 # CUDA has bf16 matrix units from this compute capability (Ampere) on.
 _BF16_CUDA_CAPABILITY = (8, 0)
+# Numbers of two settings in glibc's malloc.h.
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _BF16_CPU_FLAGS = ("amx_bf16", "avx512_bf16")
 _OUT_OF_MEMORY_TEXTS = (
     "defaultcpuallocator: can't allocate memory",
@@ -129,6 +132,22 @@ def reset_peak_memory(device: torch.device) -> None:
     """Start counting CUDA's peak anew; a process's own peak cannot be reset."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
+
+
+def keep_freed_memory() -> None:
+    """Tell glibc to keep freed pages instead of handing them back; a no-op elsewhere.
+
+    Training frees and takes the same large blocks at every step; returning them to the kernel and
+    clearing them again costs up to a third of the time on processors. Undone with the process.
+    """
+    if platform.system() != "Linux":
+        return
+    try:
+        libc = ctypes.CDLL("libc.so.6")
+        libc.mallopt(_M_MMAP_THRESHOLD, 1 << 30)
+        libc.mallopt(_M_TRIM_THRESHOLD, (1 << 31) - 1)
+    except (OSError, AttributeError):  # another C library
+        return
 
 
 def is_out_of_memory(error: BaseException) -> bool:

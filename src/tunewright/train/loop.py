@@ -125,7 +125,8 @@ def fit(
     """Train `parameters` of `model` on `rows`; ends with the best weights in the model.
 
     forget_after(step) is called on resume: drop log lines of later steps, they come again.
-    Raises Interrupted (saved; resumable) on SIGINT or SIGTERM, DiskFull, NonFiniteLossError, Refusal.
+    Raises Interrupted (saved, resumable) on SIGINT or SIGTERM; DiskFull, NonFiniteLossError or
+    Refusal.
     """
     run = _Run(model, parameters, rows, plan, config, objective, checkpoints, journal)
     run.start(resume, forget_after)
@@ -136,8 +137,8 @@ def fit(
             if stop.is_set() and not run.progress.finished:
                 run.save()
                 raise Interrupted(
-                    f"training: stopped at step {run.progress.step} of {run.total_steps} and saved; "
-                    "run again with --resume to go on"
+                    f"training: stopped at step {run.progress.step} of {run.total_steps} and "
+                    "saved; run again with --resume to go on"
                 )
     run.restore_best()
     return run.summary()
@@ -347,7 +348,7 @@ class _Run:
             before = checkpoint.state[key]
             if before != now:
                 self.journal.warn(
-                    f"resume: {key} was {before} and is {now}; the result may differ in the last bits"
+                    f"resume: {key} was {before}, is {now}; the last bits of the result may differ"
                 )
         saved = dict(checkpoint.state["progress"])
         saved["best_value"] = -math.inf if saved["best_value"] is None else saved["best_value"]

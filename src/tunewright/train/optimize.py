@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from tunewright.config import TrainingSection
 
 BETAS = (0.9, 0.98)
-"""A shorter second moment than the usual .999: fine-tuning runs have hundreds of steps, not 10^5."""
+"""The second moment is shorter than the usual .999: fine-tuning has hundreds of steps."""
 EPSILON = 1e-8
 
 
@@ -98,7 +98,7 @@ class MasterAdamW:
         self._copy_to_model(self.masters)
         self.updates += 1
         if self.ema_decay:
-            # The warm-up of the average keeps the random start out of it (Tarvainen and Valpola 2017).
+            # A warm-up keeps the start out of the average (Tarvainen and Valpola 2017).
             decay = min(self.ema_decay, self.updates / (self.updates + 10))
             torch._foreach_lerp_(self.averages, self.masters, 1.0 - decay)
 

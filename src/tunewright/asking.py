@@ -1,0 +1,231 @@
+"""Asking models that exist: evaluate one on any data, compare two, talk to one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from tunewright.config import DataSection, Recipe, parse_recipe
+from tunewright.data.columns import Layout, find_layout
+from tunewright.data.formats import read_rows
+from tunewright.data.prepare import read_for_evaluation
+from tunewright.data.render import Rendering, render_prompts
+from tunewright.errors import DataError, RunError
+from tunewright.evaluate.compare import compare as compare_predictions
+from tunewright.evaluate.details import make_details
+from tunewright.evaluate.predict import Asker, Scale
+from tunewright.evaluate.saved import read_predictions
+from tunewright.evaluate.score import score
+from tunewright.journal import Journal
+from tunewright.metrics.table import check_metrics, metrics_for
+from tunewright.model.device import choose_precision, keep_freed_memory, pick_device
+from tunewright.model.generate import stream_answer
+from tunewright.model.load import Base, longest_input
+from tunewright.model.weights import load_tuned, read_manifest
+from tunewright.records import Comparison, Cost, Example, Message, Prediction, Report
+from tunewright.store import RunFolder, read_json
+
+DEFAULT_NEW_TOKENS = 256
+SEED = 17
+
+
+def evaluate(
+    what: str,
+    data: str,
+    journal: Journal,
+    *,
+    metrics: Sequence[str] | None = None,
+    split: str | None = None,
+) -> Report:
+    """Judge a run, adapter, folder or hub model on any data.
+
+    A Report whose only system is `tuned`, without a verdict: there is nothing to compare with.
+    Raises ModelError, DataError, RecipeError.
+    """
+    asker, section, layout = _open(what, data, split)
+    examples = read_for_evaluation(data, section, layout, journal, split)
+    if not examples:
+        raise DataError(f"{data}: no rows to judge on; give a file with labelled rows")
+    names = tuple(metrics) if metrics else metrics_for(layout.task, examples, layout.labels)
+    check_metrics(names, layout.task, layout.labels)
+    with journal.progress("asking the model", 1.0) as advance:
+        predictions = asker.predict(
+            examples, system="tuned", split="test", advance=lambda done: advance(done, "")
+        )
+    result = score(predictions, names, labels=layout.labels, seed=SEED)
+    details = make_details(
+        {"tuned": predictions}, train=(), layout_labels=layout.labels, task=layout.task
+    )
+    return Report(
+        task=layout.task,
+        base_model=what,
+        primary_metric=names[0],
+        results=(result,),
+        comparisons=(),
+        cost=Cost(),
+        verdict=None,
+        because=(),
+        details={**details, "primary_metric": names[0]},
+    )
+
+
+def compare(
+    a: str, b: str, journal: Journal, *, data: str | None = None, metric: str | None = None
+) -> tuple[Comparison, ...]:
+    """Two systems on the same rows, paired.
+
+    a, b: run folders, RUN:system for another system of a run, or with `data` any model.
+    Raises RunError, DataError where the rows are not the same.
+    """
+    if data is None:
+        left, labels, chosen = _saved(a)
+        right, _, _ = _saved(b)
+    else:
+        left, labels, chosen = _asked(a, data, journal)
+        right, _, _ = _asked(b, data, journal)
+    left, right = _named(left, a), _named(right, b)
+    return (compare_predictions(left, right, metric or chosen, labels=labels, seed=SEED),)
+
+
+@dataclass
+class ChatSession:
+    """A conversation with a model, or a classifier that answers what is typed.
+
+    last: what the last answer was, for programs: text, or label and confidence.
+    """
+
+    asker: Asker
+    turns: list[Message] = field(default_factory=list)
+    last: dict[str, Any] | None = None
+
+    def reply(self, text: str) -> Iterator[str]:
+        """The answer to `text`, piece by piece; the conversation is remembered."""
+        if self.asker.rendering.task not in ("generate", "chat", "continue"):
+            yield self._decide(text)
+            return
+        example = self._example(text)
+        how = replace(self.asker.rendering, task=self._speech())
+        prompt = render_prompts([example], how)[0].tolist()
+        said = ""
+        for piece in stream_answer(
+            self.asker.base, prompt, max_new_tokens=self.asker.max_new_tokens
+        ):
+            said += piece
+            yield piece
+        self.last = {"text": said}
+        if self.asker.rendering.task == "chat":
+            self.turns += [Message("user", text), Message("assistant", said)]
+
+    def reset(self) -> None:
+        """Forget the conversation."""
+        self.turns.clear()
+
+    def _speech(self) -> str:
+        return "chat" if self.asker.rendering.task == "chat" else "generate"
+
+    def _example(self, text: str) -> Example:
+        turns = (*self.turns, Message("user", text), Message("assistant", ""))
+        messages = turns if self.asker.rendering.task == "chat" else ()
+        return Example(id="chat", place="chat", input=text, output="", messages=messages)
+
+    def _decide(self, text: str) -> str:
+        prediction = self.asker.predict(
+            [Example(id="chat", place="chat", input=text)], system="tuned", split="chat"
+        )[0]
+        self.last = {"prediction": prediction.prediction, "confidence": prediction.confidence}
+        answer = prediction.prediction
+        words = ", ".join(map(str, answer)) if isinstance(answer, tuple) else str(answer)
+        sure = prediction.confidence
+        return words if sure is None else f"{words} ({100 * sure:.0f} %)"
+
+
+def open_chat(what: str) -> ChatSession:
+    """A session with a run, adapter, folder or hub model. Raises ModelError."""
+    base, manifest = _load(what)
+    return ChatSession(_asker(base, manifest, base.task or "chat"))
+
+
+def _load(what: str) -> tuple[Base, Mapping[str, Any]]:
+    """The model and what its tunewright.json says ({} for models made elsewhere)."""
+    keep_freed_memory()
+    device = pick_device()
+    path = Path(what)
+    place = RunFolder(path).model if (path / "model").is_dir() else path
+    if path.is_dir() and (path / "recipe.yaml").exists() and not (path / "model").is_dir():
+        raise RunError(f"{what}: this run has no model yet; finish it with --resume")
+    # Answers are judged in the precision that the model was trained in.
+    manifest = (read_manifest(place) if place.is_dir() else None) or {}
+    dtype, _ = choose_precision(str(manifest.get("precision", "auto")), device)
+    return load_tuned(str(place) if place.is_dir() else what, device=device, dtype=dtype), manifest
+
+
+def _asker(base: Base, manifest: Mapping[str, Any], task: str) -> Asker:
+    scale = manifest.get("scale") or {}
+    length = manifest.get("max_length") or min(longest_input(base) or 2048, 2048)
+    edges = tuple((name, tuple(values)) for name, values in manifest.get("column_edges") or ())
+    native = manifest.get("native_template")
+    rendering = Rendering(
+        task=task,
+        tokenizer=base.tokenizer,
+        max_length=int(length),
+        labels=base.labels,
+        multi_label=base.multi_label,
+        seq2seq=base.kind == "encoder-decoder" and task in ("generate", "chat"),
+        native_template=not base.default_template if native is None else bool(native),
+        column_edges=edges,
+    )
+    most = int(manifest.get("max_new_tokens") or DEFAULT_NEW_TOKENS)
+    return Asker(base, rendering, most, Scale(**scale) if scale else Scale())
+
+
+def _open(what: str, data: str, split: str | None) -> tuple[Asker, DataSection, Layout]:
+    base, manifest = _load(what)
+    recipe = _recipe_of(what)
+    section = recipe.data if recipe else DataSection()
+    task = (recipe.task if recipe else None) or base.task
+    rows = list(read_rows(data, format="auto"))[:2000]
+    layout = find_layout(rows, section, task)
+    labels = base.labels or layout.labels
+    layout = replace(layout, labels=labels, multi_label=base.multi_label)
+    return _asker(base, manifest, layout.task), section, layout
+
+
+def _recipe_of(what: str) -> Recipe | None:
+    """The recipe of a run folder; None for models that come without one."""
+    folder = RunFolder(Path(what))
+    if not folder.recipe.exists():
+        return None
+    return parse_recipe(folder.recipe.read_text(encoding="utf-8"), str(folder.recipe))
+
+
+def _saved(name: str) -> tuple[list[Prediction], tuple[str, ...], str]:
+    """Stored predictions of RUN or RUN:system, the labels, and the metric that decided."""
+    path, system = (name, "tuned") if Path(name).is_dir() else _split_name(name)
+    folder = RunFolder(Path(path))
+    found = read_predictions(folder.predictions)
+    systems = {key[0]: rows for key, rows in found.items()}
+    if system not in systems:
+        raise RunError(f"{name}: no system {system} in this run; it has {', '.join(systems)}")
+    report = read_json(folder.report_json)
+    labels = tuple((report.get("details") or {}).get("labels") or ())
+    return systems[system], labels, str(report["primary_metric"])
+
+
+def _split_name(name: str) -> tuple[str, str]:
+    path, colon, system = name.rpartition(":")
+    if not colon or not Path(path).is_dir():
+        raise RunError(f"{name}: no such run folder; name a run, or RUN:system")
+    return path, system
+
+
+def _asked(name: str, data: str, journal: Journal) -> tuple[list[Prediction], tuple[str, ...], str]:
+    asker, section, layout = _open(name, data, None)
+    examples = read_for_evaluation(data, section, layout, journal)
+    predictions = asker.predict(examples, system="tuned", split="test")
+    return predictions, layout.labels, metrics_for(layout.task, examples, layout.labels)[0]
+
+
+def _named(predictions: Sequence[Prediction], name: str) -> list[Prediction]:
+    return [replace(prediction, system=name) for prediction in predictions]

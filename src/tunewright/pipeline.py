@@ -1,0 +1,331 @@
+"""A run from recipe to report: the shop window. `train` reads as the story of the product.
+
+Everything that a stage needs from an earlier one is an argument or a file of the run folder, so a
+run that was killed goes on from what is on disk.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tunewright.config import Recipe, dump_recipe, parse_recipe
+from tunewright.data.card import make_card
+from tunewright.data.prepare import Prepared, prepare
+from tunewright.data.render import Row, render, target_tokens_lost
+from tunewright.errors import RunError
+from tunewright.evaluate.compare import compare
+from tunewright.evaluate.details import make_details
+from tunewright.evaluate.saved import read_predictions, save_predictions
+from tunewright.evaluate.score import score
+from tunewright.evaluate.verdict import judge
+from tunewright.journal import Journal, open_tracker
+from tunewright.metrics.table import check_metrics, metrics_for
+from tunewright.model.device import device_name, peak_memory
+from tunewright.model.weights import load_tuned, save_tuned
+from tunewright.records import (
+    Amount,
+    Comparison,
+    Cost,
+    Prediction,
+    Report,
+    Result,
+    StepLog,
+)
+from tunewright.report import read_report, write_report
+from tunewright.rivals import answer_with_rivals
+from tunewright.setup import Setup, make_setup, open_model
+from tunewright.store import (
+    RunFolder,
+    append_jsonl,
+    open_run,
+    read_json,
+    read_jsonl,
+    write_atomic,
+    write_json,
+    write_jsonl,
+)
+from tunewright.train.loop import Evaluation, Fitted, fit
+from tunewright.train.objectives import OBJECTIVES
+from tunewright.validation import make_evaluate
+
+QUICKSTART = """\
+task: classify
+base_model: embedded:minilm
+data:
+  train: embedded:support-tickets
+"""
+
+
+def quickstart(
+    run_dir: Path, journal: Journal, *, resume: bool = False, overrides: Sequence[str] = ()
+) -> Report:
+    """The main job on embedded model and data, offline."""
+    recipe = parse_recipe(QUICKSTART, "quickstart", overrides)
+    return train(recipe, run_dir, journal, resume=resume)
+
+
+def train(recipe: Recipe, run_dir: Path, journal: Journal, *, resume: bool = False) -> Report:
+    """Tune a model by a recipe; leaves the run folder of DESIGN.md section 4 and its report.
+
+    Raises UserError for what the user can mend, Refusal when it will not fit, Interrupted when
+    stopped; each leaves the folder resumable.
+    """
+    started = time.time()
+    folder = open_run(run_dir, resume=resume)
+    journal.log_file = folder.log
+    recipe, before_s = _begin(folder, recipe, resume, started)
+    if resume and folder.report_json.exists():
+        journal.say(f"{run_dir}: finished already; nothing left to do")
+        return read_report(folder.report_json)
+
+    prepared = prepare(recipe.data, recipe.task, journal)
+    setup = make_setup(recipe, prepared, journal)
+    write_atomic(folder.recipe, dump_recipe(setup.recipe, setup.derived))
+    _note(folder, stage="training")
+    fitted = _train_model(setup, folder, journal, resume)
+
+    _note(folder, stage="evaluating")
+    predictions = _answer(setup, folder, journal)
+    metrics = choose_metrics(setup.recipe, prepared)
+    results = _score(predictions, metrics, setup, journal)
+    comparisons = _compare(predictions, metrics[0], setup)
+    seconds = before_s + time.time() - started
+    report = _report(setup, folder, fitted, predictions, results, comparisons, metrics, seconds)
+    write_report(folder, replace(report, details={**report.details, "warnings": journal.warnings}))
+    _note(folder, stage="finished")
+    return report
+
+
+def choose_metrics(recipe: Recipe, prepared: Prepared) -> tuple[str, ...]:
+    """The recipe's metrics, or those of the task; the first decides."""
+    layout, splits = prepared.layout, prepared.splits
+    if recipe.evaluation.metrics == "auto":
+        return metrics_for(layout.task, splits.train + splits.test, layout.labels)
+    check_metrics(recipe.evaluation.metrics, layout.task, layout.labels)
+    return tuple(recipe.evaluation.metrics)
+
+
+def _begin(folder: RunFolder, recipe: Recipe, resume: bool, started: float) -> tuple[Recipe, float]:
+    """Write down what was asked for; on resume, check that it is the same and use what was derived.
+
+    Returns the recipe to run and the seconds that earlier attempts took.
+    """
+    asked = dump_recipe(recipe)
+    if not resume:
+        write_atomic(folder.recipe, asked)
+        write_json(
+            folder.state,
+            {"stage": "preparing", "started": started, "pid": os.getpid(), "asked": asked,
+             "tunewright": version("tunewright")},
+        )  # fmt: skip
+        return recipe, 0.0
+    state = read_json(folder.state)
+    saved = folder.recipe.read_text(encoding="utf-8")
+    if asked not in (state.get("asked"), saved):
+        raise RunError(
+            f"{folder.path}: the recipe is not the one this run began with; "
+            "give another --run-dir, or the recipe as it was"
+        )
+    _note(folder, pid=os.getpid())
+    steps = read_jsonl(folder.steps)
+    before_s = float(steps[-1]["seconds"]) if steps else 0.0
+    return parse_recipe(saved, str(folder.recipe)), before_s
+
+
+def _note(folder: RunFolder, **values: Any) -> None:
+    write_json(folder.state, {**read_json(folder.state), **values})
+
+
+def _train_model(setup: Setup, folder: RunFolder, journal: Journal, resume: bool) -> Fitted:
+    """Tune, and leave model/ with the best weights."""
+    tuning = open_model(setup, journal)
+    rows = setup.standardised(render(setup.prepared.splits.train, setup.rendering))
+    _write_card(setup, rows, folder, journal)
+    training = setup.recipe.training
+    journal.trackers = [
+        open_tracker(name, folder.path, setup.recipe.model_dump()) for name in training.trackers
+    ]
+    fitted = fit(
+        tuning.base.model,
+        tuning.parameters,
+        rows,
+        tuning.plan,
+        training,
+        objective=OBJECTIVES[setup.objective],
+        evaluate=make_evaluate(setup, tuning.base, choose_metrics(setup.recipe, setup.prepared)),
+        checkpoints=folder.checkpoints,
+        log_step=partial(_log_step, folder, journal),
+        log_evaluation=partial(_log_evaluation, folder, journal),
+        forget_after=partial(_forget_after, folder),
+        journal=journal,
+        resume=resume,
+    )
+    save_tuned(tuning.base, folder.model, extra=setup.manifest())
+    journal.say(
+        f"trained {fitted.steps} steps in {fitted.seconds:.0f} s ({fitted.ended}); "
+        f"best at step {fitted.best_step}"
+    )
+    return fitted
+
+
+def _write_card(setup: Setup, rows: Sequence[Row], folder: RunFolder, journal: Journal) -> None:
+    lost = target_tokens_lost(rows)
+    if lost:
+        cut = sum(row.lost_targets > 0 for row in rows)
+        journal.warn(
+            f"data: {lost} target tokens of {cut} rows lie beyond training.max_length "
+            f"{setup.rendering.max_length} and are not learned"
+        )
+    lengths = {"train": [row.num_tokens for row in rows]}
+    write_json(folder.card, make_card(setup.prepared, lengths))
+
+
+def _log_step(folder: RunFolder, journal: Journal, step: StepLog) -> None:
+    append_jsonl(folder.steps, [step])
+    journal.track({"loss": step.loss, "learning_rate": step.learning_rate}, step.step)
+
+
+def _log_evaluation(folder: RunFolder, journal: Journal, evaluation: Evaluation) -> None:
+    append_jsonl(folder.evaluations, [evaluation])
+    numbers = ", ".join(f"{name} {value:.4g}" for name, value in evaluation.metrics.items())
+    mark = " (best)" if evaluation.best else ""
+    journal.say(f"step {evaluation.step}: validation {numbers}{mark}")
+    journal.track({f"validation/{k}": v for k, v in evaluation.metrics.items()}, evaluation.step)
+
+
+def _forget_after(folder: RunFolder, step: int) -> None:
+    """Drop log lines of steps that come again after a resume."""
+    for path in (folder.steps, folder.evaluations):
+        if path.exists():
+            write_jsonl(path, [line for line in read_jsonl(path) if line["step"] <= step])
+
+
+def _answer(setup: Setup, folder: RunFolder, journal: Journal) -> dict[str, list[Prediction]]:
+    """Test predictions of the saved model, its base and the baselines; kept in the run folder."""
+    if folder.predictions.exists():
+        return {system: rows for (system, _), rows in read_predictions(folder.predictions).items()}
+    test = setup.test
+    if not test:
+        journal.warn("no test rows: nothing to judge; give data.test a share or a file")
+        return {}
+    # What is judged is what is on disk, not what is in memory: loading it is part of the test.
+    base = load_tuned(folder.model, device=setup.device, dtype=setup.dtype)
+    asker = setup.asker(base)
+    with journal.progress("asking the tuned model", 1.0) as advance:
+        tuned = asker.predict(test, system="tuned", split="test", advance=lambda d: advance(d, ""))
+    predictions = {"tuned": tuned, **answer_with_rivals(setup, test, journal)}
+    save_predictions(folder.predictions, [p for rows in predictions.values() for p in rows])
+    return predictions
+
+
+def _score(
+    predictions: Mapping[str, Sequence[Prediction]],
+    metrics: Sequence[str],
+    setup: Setup,
+    journal: Journal,
+) -> tuple[Result, ...]:
+    labels, seed = setup.prepared.layout.labels, setup.recipe.training.seed
+    results = []
+    with journal.progress("scoring", len(predictions)) as advance:
+        for done, (system, rows) in enumerate(predictions.items(), 1):
+            results.append(score(rows, metrics, labels=labels, seed=seed))
+            advance(done, system)
+    return tuple(results)
+
+
+def _compare(
+    predictions: Mapping[str, Sequence[Prediction]], metric: str, setup: Setup
+) -> tuple[Comparison, ...]:
+    """The tuned model against every other system, on the metric that decides."""
+    labels, seed = setup.prepared.layout.labels, setup.recipe.training.seed
+    others = [system for system in predictions if system != "tuned"]
+    return tuple(
+        compare(predictions["tuned"], predictions[other], metric, labels=labels, seed=seed)
+        for other in others
+        if predictions[other]
+    )
+
+
+def _report(
+    setup: Setup,
+    folder: RunFolder,
+    fitted: Fitted,
+    predictions: Mapping[str, Sequence[Prediction]],
+    results: Sequence[Result],
+    comparisons: Sequence[Comparison],
+    metrics: Sequence[str],
+    seconds: float,
+) -> Report:
+    card = read_json(folder.card)
+    verdict, because, next_steps = judge(
+        results,
+        comparisons,
+        primary_metric=metrics[0],
+        num_train=len(setup.prepared.splits.train),
+    )
+    details = make_details(
+        predictions,
+        train=setup.prepared.splits.train,
+        layout_labels=setup.prepared.layout.labels,
+        task=setup.task,
+    )
+    return Report(
+        task=setup.task,
+        base_model=setup.recipe.base_model,
+        primary_metric=metrics[0],
+        results=tuple(results),
+        comparisons=tuple(comparisons),
+        cost=_cost(setup, fitted, seconds),
+        verdict=verdict,
+        because=tuple(because),
+        next_steps=tuple(next_steps),
+        details={
+            **details,
+            "recipe": folder.recipe.read_text(encoding="utf-8"),
+            "derived": setup.derived,
+            "steps": _thinned(read_jsonl(folder.steps)),
+            "evaluations": read_jsonl(folder.evaluations),
+            "card": card,
+            "environment": environment(setup.device),
+            "primary_metric": metrics[0],
+        },
+    )
+
+
+def _cost(setup: Setup, fitted: Fitted, seconds: float) -> Cost:
+    return Cost(
+        seconds=Amount(setup.forecast.seconds, seconds),
+        tokens=Amount(setup.forecast.tokens, float(fitted.tokens)),
+        peak_memory_bytes=Amount(
+            setup.forecast.peak_memory_bytes, float(peak_memory(setup.device))
+        ),
+    )
+
+
+def _thinned(rows: Sequence[Any], most: int = 1000) -> list[Any]:
+    """At most `most` rows, evenly spaced, the last one kept: enough for a curve."""
+    stride = -(-len(rows) // most) or 1
+    kept = list(rows[::stride])
+    return kept if not rows or kept[-1] == rows[-1] else [*kept, rows[-1]]
+
+
+def environment(device: torch.device) -> dict[str, str]:
+    """Versions and hardware, for the report."""
+    names = ("tunewright", "torch", "transformers", "peft", "datasets", "scikit-learn")
+    return {
+        **{name: version(name) for name in names},
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "device": device_name(device),
+        "threads": str(torch.get_num_threads()),
+    }

@@ -1,0 +1,88 @@
+"""Everything the tuned model is measured against, asked on the same rows: the untuned base, cheap
+baselines, and on request the same shape trained from scratch.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from tunewright.data.render import render
+from tunewright.evaluate.baselines import Material, default_baselines, run_baselines
+from tunewright.journal import Journal
+from tunewright.metrics.table import metrics_for
+from tunewright.model.load import load_base
+from tunewright.records import Example, Prediction
+from tunewright.setup import Setup, open_model
+from tunewright.train.loop import fit
+from tunewright.train.objectives import OBJECTIVES
+
+FROM_SCRATCH = "from_scratch"
+
+
+def answer_with_rivals(
+    setup: Setup, test: Sequence[Example], journal: Journal
+) -> dict[str, list[Prediction]]:
+    """System name to test predictions; a rival that cannot be made is left out with a warning."""
+    recipe, layout = setup.recipe, setup.prepared.layout
+    base = load_base(
+        recipe.base_model,
+        task=layout.task,
+        labels=layout.labels,
+        multi_label=layout.multi_label,
+        device=setup.device,
+        dtype=setup.dtype,
+        revision=recipe.base_revision,
+        trust_remote_code=recipe.trust_remote_code,
+        seed=recipe.training.seed,
+    )
+    names = recipe.evaluation.baselines
+    if names == "auto":
+        has_columns = any(example.columns for example in setup.prepared.splits.train)
+        names = default_baselines(layout.task, kind=base.kind, has_columns=has_columns)
+    material = Material(
+        task=layout.task,
+        labels=layout.labels,
+        multi_label=layout.multi_label,
+        train=setup.prepared.splits.train,
+        test=tuple(test),
+        split="test",
+        seed=recipe.training.seed,
+        asker=setup.asker(base),
+        advance=lambda done: None,
+    )
+    wanted = tuple(dict.fromkeys(("base", *(n for n in names if n != FROM_SCRATCH))))
+    answers = run_baselines(wanted, material, journal)
+    if FROM_SCRATCH in names:
+        answers[FROM_SCRATCH] = _from_scratch(setup, test, journal)
+    return answers
+
+
+def _from_scratch(setup: Setup, test: Sequence[Example], journal: Journal) -> list[Prediction]:
+    """The same shape with random weights, all of them trained by the same recipe."""
+    from tunewright.validation import make_evaluate  # stands beside this file, and leans on setup
+
+    recipe = setup.recipe.model_copy(
+        update={"adapter": setup.recipe.adapter.model_copy(update={"method": "full"})}
+    )
+    twin = replace(setup, recipe=recipe)
+    tuning = open_model(twin, journal, random_init=True)
+    metrics = metrics_for(setup.task, setup.prepared.splits.train, setup.prepared.layout.labels)  # type: ignore[arg-type]
+    with tempfile.TemporaryDirectory(prefix="tunewright-") as place:
+        fit(
+            tuning.base.model,
+            tuning.parameters,
+            setup.standardised(render(setup.prepared.splits.train, setup.rendering)),
+            tuning.plan,
+            recipe.training,
+            objective=OBJECTIVES[setup.objective],
+            evaluate=make_evaluate(twin, tuning.base, metrics),
+            checkpoints=Path(place),
+            log_step=lambda step: None,
+            log_evaluation=lambda evaluation: None,
+            forget_after=lambda step: None,
+            journal=journal,
+        )
+    return twin.asker(tuning.base).predict(test, system=FROM_SCRATCH, split="test")

@@ -1,0 +1,400 @@
+"""What a run is made of, settled before its first step: data, device, base, rendering, numbers.
+
+`make_setup` needs the tokenizer and the shape of the base; `open_model` loads the weights.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from tunewright.config import AdapterSection, Recipe, with_values
+from tunewright.cost import Shape, forecast_memory_bytes, forecast_seconds, training_flops
+from tunewright.data.prepare import Prepared
+from tunewright.data.render import Rendering, Row, find_column_edges, render
+from tunewright.defaults import Facts, fill_defaults
+from tunewright.errors import DataError, ModelError, Refusal
+from tunewright.evaluate.predict import Asker, Scale
+from tunewright.journal import Journal
+from tunewright.model.adapters import attach, head_modules, trainable_parameters
+from tunewright.model.device import (
+    available_memory,
+    choose_precision,
+    choose_threads,
+    keep_freed_memory,
+    pick_device,
+)
+from tunewright.model.load import Base, load_base, longest_input
+from tunewright.model.tokenizer import unknown_pieces
+from tunewright.records import Derived, Example
+from tunewright.train.loop import Plan
+from tunewright.train.optimize import Rates
+
+MEASURED_LENGTHS = 20_000
+"""Rows whose length is measured for max_length; more would not change the answer."""
+UNWRITABLE_SHARE = 0.02
+"""Characters of the answers that a tokenizer may lack before a run is refused."""
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """What the run will take, before it begins."""
+
+    seconds: float
+    tokens: float
+    peak_memory_bytes: float
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """A run with every "auto" settled."""
+
+    recipe: Recipe
+    derived: tuple[Derived, ...]
+    prepared: Prepared
+    rendering: Rendering
+    scale: Scale
+    device: torch.device
+    dtype: torch.dtype
+    forecast: Forecast
+    base: Base
+    """The base as loaded to settle the rest; `open_model` tunes this very one."""
+
+    @property
+    def task(self) -> str:
+        """The task as found or given."""
+        return self.prepared.layout.task
+
+    @property
+    def objective(self) -> str:
+        """Name of what is minimised."""
+        multi = self.task == "classify" and self.prepared.layout.multi_label
+        return "classify_multi" if multi else self.task
+
+    @property
+    def test(self) -> tuple[Example, ...]:
+        """Test rows to judge on; at most evaluation.max_rows of them, chosen by content."""
+        return first_by_content(self.prepared.splits.test, self.recipe.evaluation.max_rows)
+
+    def asker(self, base: Base) -> Asker:
+        """A model of this run, ready to be asked."""
+        most = self.recipe.evaluation.max_new_tokens
+        assert isinstance(most, int)
+        return Asker(base, self.rendering, most, self.scale)
+
+    def standardised(self, rows: Sequence[Row]) -> list[Row]:
+        """Rows as the loss wants them: numbers on the scale that the model works on."""
+        if self.task != "regress":
+            return list(rows)
+        mean, deviation = self.scale.mean, self.scale.deviation
+        return [replace(row, target=(float(row.target) - mean) / deviation) for row in rows]  # type: ignore[arg-type]
+
+    def manifest(self) -> dict[str, Any]:
+        """What must travel with the model so that it is asked as it was trained."""
+        how = self.rendering
+        return {
+            "max_length": how.max_length,
+            "max_new_tokens": self.recipe.evaluation.max_new_tokens,
+            "scale": {"mean": self.scale.mean, "deviation": self.scale.deviation},
+            "column_edges": [[name, list(edges)] for name, edges in how.column_edges],
+            "native_template": how.native_template,
+            "precision": "bf16" if self.dtype == torch.bfloat16 else "fp32",
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Tuning:
+    """A model with what is trained switched on."""
+
+    base: Base
+    parameters: list[tuple[str, nn.Parameter]]
+    plan: Plan
+
+
+def make_setup(recipe: Recipe, prepared: Prepared, journal: Journal) -> Setup:
+    """Settle every "auto", say why, and check that the run fits. Raises Refusal, ModelError."""
+    training = recipe.training
+    device = pick_device(training.device)
+    threads, threads_reason = choose_threads(training.num_threads)
+    torch.set_num_threads(threads)
+    keep_freed_memory()
+    dtype, precision_reason = choose_precision(training.precision, device)
+    base = _load(recipe, prepared, device, dtype)
+    examples = prepared.splits.train
+    if not examples:
+        raise DataError(f"{recipe.data.train}: no rows left to train on; see card.json for why")
+    rendering = _rendering(recipe, prepared, base, max_length=longest_input(base) or 4096)
+    _check_writable(prepared, base, journal)
+    facts = _facts(prepared, base, rendering, device)
+    filled, derived = fill_defaults(recipe, facts)
+    chosen = [
+        ("adapter.method", filled.adapter.method, ""),
+        ("training.precision", "bf16" if dtype == torch.bfloat16 else "fp32", precision_reason),
+        ("training.num_threads", threads, threads_reason),
+    ]
+    derived = (
+        *derived,
+        *(Derived(k, v, why) for k, v, why in chosen if _was_auto(recipe, k) and why),
+    )
+    filled = with_values(filled, {key: value for key, value, _ in chosen})
+    filled = with_values(filled, {"task": prepared.layout.task})
+    for item in derived:
+        journal.say(f"{item.key} = {item.value}: {item.reason}")
+    assert isinstance(filled.training.max_length, int)
+    rendering = replace(rendering, max_length=filled.training.max_length)
+    scale = _scale(prepared)
+    forecast = _check_fit(filled, facts, base, device, journal)
+    return Setup(filled, derived, prepared, rendering, scale, device, dtype, forecast, base)
+
+
+def open_model(setup: Setup, journal: Journal, *, random_init: bool = False) -> Tuning:
+    """The base in memory, its adapter attached, and the plan of its training."""
+    recipe = setup.recipe
+    base = setup.base
+    if random_init:
+        base = _load(recipe, setup.prepared, setup.device, setup.dtype, random_init=True)
+    adapter = recipe.adapter
+    heads = head_modules(base)
+    base = attach(base, adapter.method, seed=recipe.training.seed, **_low_rank(adapter))
+    if recipe.training.activation_checkpointing == "on":
+        base.plain.gradient_checkpointing_enable()
+    parameters = trainable_parameters(base.model)
+    names = frozenset(n for n, _ in parameters if _is_head(n, heads, base))
+    trained = sum(p.numel() for _, p in parameters)
+    journal.say(
+        f"training {trained:,} of {base.num_parameters:,} parameters "
+        f"({adapter.method}, {recipe.training.precision})"
+    )
+    return Tuning(base, parameters, _plan(setup, base, names))
+
+
+def first_by_content(examples: Sequence[Example], most: int | None) -> tuple[Example, ...]:
+    """At most `most` examples, chosen by id (a content hash), in their own order."""
+    if most is None or len(examples) <= most:
+        return tuple(examples)
+    chosen = set(sorted(example.id for example in examples)[:most])
+    return tuple(example for example in examples if example.id in chosen)
+
+
+def _load(
+    recipe: Recipe,
+    prepared: Prepared,
+    device: torch.device,
+    dtype: torch.dtype,
+    *,
+    random_init: bool = False,
+) -> Base:
+    layout = prepared.layout
+    return load_base(
+        recipe.base_model,
+        task=layout.task,
+        labels=layout.labels,
+        multi_label=layout.multi_label,
+        device=device,
+        dtype=dtype,
+        dropout=recipe.training.dropout,
+        revision=recipe.base_revision,
+        trust_remote_code=recipe.trust_remote_code,
+        random_init=random_init,
+        seed=recipe.training.seed,
+    )
+
+
+def _rendering(recipe: Recipe, prepared: Prepared, base: Base, *, max_length: int) -> Rendering:
+    template = recipe.data.chat_template
+    if template is not None:
+        base.tokenizer.chat_template = template
+    return Rendering(
+        task=prepared.layout.task,
+        tokenizer=base.tokenizer,
+        max_length=max_length,
+        labels=prepared.layout.labels,
+        multi_label=prepared.layout.multi_label,
+        seq2seq=base.kind == "encoder-decoder" and prepared.layout.task in ("generate", "chat"),
+        native_template=not base.default_template and base.kind == "decoder",
+        column_edges=find_column_edges(prepared.splits.train),
+    )
+
+
+def _check_writable(prepared: Prepared, base: Base, journal: Journal) -> None:
+    """Refuse or warn where the tokenizer cannot write what the rows hold."""
+    examples = prepared.splits.train[:2000]
+    for what, texts in (
+        ("inputs", [e.input for e in examples]),
+        (
+            "answers",
+            [str(e.output) for e in examples if prepared.layout.task in ("generate", "chat")],
+        ),
+    ):
+        lost = unknown_pieces(base.tokenizer, texts)
+        share = sum(lost.values()) / max(1, sum(map(len, texts)))
+        if not lost:
+            continue
+        pieces = ", ".join(f"{piece!r} {count}x" for piece, count in list(lost.items())[:5])
+        text = (
+            f"{base.reference}: its tokenizer cannot write {sum(lost.values())} pieces of the "
+            f"{what} ({pieces})"
+        )
+        if what == "answers" and share > UNWRITABLE_SHARE:
+            raise ModelError(f"{text}; choose a base whose tokenizer knows them")
+        if share > 0.001:
+            journal.warn(f"{text}; they are lost to the model")
+
+
+def _facts(prepared: Prepared, base: Base, rendering: Rendering, device: torch.device) -> Facts:
+    examples = prepared.splits.train[:MEASURED_LENGTHS]
+    task = prepared.layout.task
+    rows = render(examples, rendering)
+    answers = [_answer_length(row) for row in rows] if task in ("generate", "chat") else []
+    config = base.plain.config.get_text_config()
+    return Facts(
+        task=task,
+        kind=base.kind,
+        num_parameters=base.num_parameters,
+        hidden_size=int(config.hidden_size),
+        num_rows=len(prepared.splits.train),
+        lengths=[row.input_ids.size for row in rows],
+        answer_lengths=answers,
+        max_positions=longest_input(base) or 1 << 20,
+        device=device.type,
+        has_head=bool(base.fresh),
+    )
+
+
+def _answer_length(row: Row) -> int:
+    return 0 if row.target_weights is None else int((row.target_weights > 0).sum())
+
+
+def _was_auto(recipe: Recipe, key: str) -> bool:
+    section, name = key.split(".")
+    return bool(getattr(getattr(recipe, section), name) == "auto")
+
+
+def _scale(prepared: Prepared) -> Scale:
+    if prepared.layout.task != "regress":
+        return Scale()
+    values = torch.tensor([float(e.output) for e in prepared.splits.train], dtype=torch.float64)  # type: ignore[arg-type]
+    deviation = float(values.std(unbiased=False))
+    return Scale(float(values.mean()), deviation if deviation > 0 else 1.0)
+
+
+def _low_rank(adapter: AdapterSection) -> dict[str, Any]:
+    if adapter.method == "full":
+        return {}
+    return {
+        "r": adapter.r,
+        "alpha": adapter.alpha,
+        "dropout": adapter.dropout,
+        "target_modules": adapter.target_modules,
+    }
+
+
+def _is_head(name: str, heads: Sequence[str], base: Base) -> bool:
+    plain = name.replace("modules_to_save.default.", "").removeprefix("base_model.model.")
+    return plain in base.fresh or any(plain.startswith(f"{head}.") for head in heads if base.fresh)
+
+
+def _plan(setup: Setup, base: Base, head_names: frozenset[str]) -> Plan:
+    training = setup.recipe.training
+    rate, head_rate = training.learning_rate, training.head_learning_rate
+    batch_size, accumulation = training.batch_size, training.gradient_accumulation_steps
+    assert isinstance(rate, float) and isinstance(head_rate, float)
+    assert isinstance(batch_size, int) and isinstance(training.max_batch_tokens, int)
+    assert isinstance(training.num_epochs, float) and isinstance(training.eval_steps, int)
+    tokenizer = base.tokenizer
+    return Plan(
+        batch_size=batch_size * (accumulation if isinstance(accumulation, int) else 1),
+        max_batch_tokens=training.max_batch_tokens,
+        num_epochs=training.num_epochs,
+        eval_steps=training.eval_steps,
+        rates=Rates(rate, head_rate),
+        head_names=head_names,
+        pad_id=int(tokenizer.pad_token_id or 0),
+        mask_id=tokenizer.mask_token_id,
+        special_ids=frozenset(int(i) for i in tokenizer.all_special_ids),
+        minutes=setup.recipe.budget.minutes,
+    )
+
+
+def _check_fit(
+    recipe: Recipe, facts: Facts, base: Base, device: torch.device, journal: Journal
+) -> Forecast:
+    """Forecast memory and time; Refusal when it cannot fit even one row at a time."""
+    training, config = recipe.training, base.plain.config.get_text_config()
+    assert isinstance(training.max_batch_tokens, int) and isinstance(training.num_epochs, float)
+    assert isinstance(training.batch_size, int)
+    trained = _num_trained(recipe, facts, config)
+    language = facts.task in ("generate", "chat", "continue")
+    mean_length = sum(facts.lengths) / max(1, len(facts.lengths))
+    widest = min(training.max_batch_tokens, int(training.batch_size * max(facts.lengths)))
+    shape = Shape(
+        num_parameters=facts.num_parameters,
+        num_trained=trained,
+        num_layers=int(getattr(config, "num_hidden_layers", 12)),
+        hidden_size=facts.hidden_size,
+        num_outputs=int(config.vocab_size) if language else max(1, len(base.labels)),
+        precision=str(training.precision),
+        batch_tokens=widest,
+        output_rows=widest if language else training.batch_size,
+        ema=training.ema != "none",
+    )
+    smallest = replace(
+        shape, batch_tokens=max(facts.lengths), output_rows=max(facts.lengths) if language else 1
+    )
+    need, least = forecast_memory_bytes(shape), forecast_memory_bytes(smallest)
+    limit_gb = recipe.budget.memory_gb
+    room = min(available_memory(device), int(limit_gb * 1e9) if limit_gb else 1 << 62)
+    if least > room:
+        raise Refusal(
+            f"memory: this recipe needs at least {least / 1e9:.1f} GB and {room / 1e9:.1f} GB are "
+            f"free on {device.type}; {_smaller(recipe)}"
+        )
+    if need > room:
+        journal.warn(
+            f"memory: a full micro-batch may need {need / 1e9:.1f} GB of {room / 1e9:.1f} GB; "
+            "it is halved by itself when memory runs out"
+        )
+    tokens = mean_length * facts.num_rows * training.num_epochs
+    flops = training_flops(facts.num_parameters - _num_lookup(config), trained, int(tokens))
+    rate = matmul_flops_per_s(
+        device, torch.bfloat16 if training.precision == "bf16" else torch.float32
+    )
+    return Forecast(forecast_seconds(flops, rate), tokens, float(need))
+
+
+def _smaller(recipe: Recipe) -> str:
+    if recipe.adapter.method == "full":
+        return "use adapter.method: lora, or a smaller base model"
+    return "use a smaller base model or a lower training.max_length"
+
+
+def _num_trained(recipe: Recipe, facts: Facts, config: Any) -> int:
+    if recipe.adapter.method == "full":
+        return facts.num_parameters
+    # Six or seven linear layers of about width by width (the wide ones of the MLP count double).
+    rank, layers = recipe.adapter.r, int(getattr(config, "num_hidden_layers", 12))
+    assert isinstance(rank, int)
+    return rank * facts.hidden_size * 18 * layers
+
+
+def _num_lookup(config: Any) -> int:
+    """Embedding weights: looked up, not multiplied."""
+    return int(config.vocab_size) * int(config.hidden_size)
+
+
+def matmul_flops_per_s(device: torch.device, dtype: torch.dtype, size: int = 768) -> float:
+    """Measured rate of a plain matrix product; takes a few milliseconds."""
+    a = torch.randn(size, size, device=device).to(dtype)
+    best = float("inf")
+    for _ in range(4):
+        started = time.perf_counter()
+        a @ a
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        best = min(best, time.perf_counter() - started)
+    return 2.0 * size**3 / best
