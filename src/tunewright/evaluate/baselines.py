@@ -1,0 +1,100 @@
+"""The table of baselines: what a tuned model must beat, answered on the same rows."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from typing import Literal
+
+from tunewright.errors import Interrupted, RecipeError
+from tunewright.evaluate.classic import boosted_trees, majority, mean, tfidf_linear
+from tunewright.evaluate.few_shot import few_shot
+from tunewright.evaluate.material import Material as Material
+from tunewright.evaluate.material import NotPossible
+from tunewright.evaluate.nearest import nearest_neighbour
+from tunewright.evaluate.untuned import base, linear_probe
+from tunewright.journal import Journal
+from tunewright.records import Prediction
+
+Kind = Literal["encoder", "decoder", "encoder-decoder"]
+Baseline = Callable[[Material], list[Prediction]]
+
+
+def default_baselines(task: str, *, kind: Kind | None, has_columns: bool) -> tuple[str, ...]:
+    """Names of the baselines that make sense for a task.
+
+    kind: of the base at hand, None without one. has_columns: rows carry values beside the text.
+    """
+    names = [
+        name
+        for name, tasks in _TASKS_OF.items()
+        if task in tasks
+        and (kind is not None or name not in ("base", "few_shot", "linear_probe"))
+        and (has_columns or name != "boosted_trees")
+        and (kind == "decoder" or name != "few_shot")
+    ]
+    return tuple(names)
+
+
+def run_baselines(
+    names: Iterable[str], material: Material, journal: Journal
+) -> dict[str, list[Prediction]]:
+    """Name to predictions on the test rows, in their order.
+
+    A baseline that cannot be made is left out with a warning, and the others go on. Raises
+    RecipeError for an unknown name before any is made; a stop signal passes through.
+    """
+    wanted = list(dict.fromkeys(names))
+    for name in wanted:
+        _check_known(name)
+    answers: dict[str, list[Prediction]] = {}
+    for name in wanted if material.test else ():
+        try:
+            answers[name] = _run(name, material, journal)
+        except Interrupted:
+            raise
+        except NotPossible as reason:
+            journal.warn(f"baseline {name} is left out: {reason}")
+        except Exception as error:
+            # A rival that fails in whatever library must not cost a finished training run.
+            first = next(iter(str(error).splitlines()), "")
+            journal.warn(f"baseline {name} is left out: {type(error).__name__}: {first[:200]}")
+    return answers
+
+
+def _run(name: str, material: Material, journal: Journal) -> list[Prediction]:
+    with journal.progress(f"baseline {name}", 1.0) as advance:
+        return BASELINES[name](replace(material, advance=lambda done: advance(done, "")))
+
+
+def _check_known(name: str) -> None:
+    if name in BASELINES:
+        return
+    near = difflib.get_close_matches(name, BASELINES, n=1)
+    hint = f"did you mean {near[0]}?" if near else f"use {', '.join(BASELINES)}"
+    raise RecipeError(f"evaluation.baselines: {name!r} unknown; {hint}")
+
+
+_GENERATION = ("generate", "chat")
+_TASKS_OF: dict[str, tuple[str, ...]] = {
+    "base": ("classify", *_GENERATION, "continue"),
+    "few_shot": _GENERATION,
+    "linear_probe": ("classify", "regress", "tag"),
+    "nearest_neighbour": ("classify", "regress", *_GENERATION),
+    "tfidf_linear": ("classify", "regress", "tag"),
+    "boosted_trees": ("classify", "regress"),
+    "majority": ("classify", "tag"),
+    "mean": ("regress",),
+}
+
+BASELINES: dict[str, Baseline] = {
+    "base": base,
+    "few_shot": few_shot,
+    "linear_probe": linear_probe,
+    "nearest_neighbour": nearest_neighbour,
+    "tfidf_linear": tfidf_linear,
+    "boosted_trees": boosted_trees,
+    "majority": majority,
+    "mean": mean,
+}
