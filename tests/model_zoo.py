@@ -66,8 +66,10 @@ _SHAPE = {
 def make_tiny(kind: str, folder: Path, *, seed: int = 0, scale: float = 8.0) -> Path:
     """Build and save a tiny random model with its tokenizer; returns the folder.
 
-    scale: weights are multiplied by it, so that next-token choices are clear, not near-ties.
+    scale: weights are multiplied by it, so that next-token choices are clear, not near-ties. T5's
+    own initialisation is larger.
     """
+    scale = 3.0 if kind == "t5" else scale
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = _make_tokenizer(kind)
     with torch.random.fork_rng(devices=[]):

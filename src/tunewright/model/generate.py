@@ -77,8 +77,9 @@ def generate_answers(
     halved. on_progress(rows done, rows). Raises ModelError for a prompt longer than the model's
     position table.
     """
+    limit = _position_limit(base)
     rows = [
-        _Row(index, tuple(ids), _space(base, len(ids), max_new_tokens), _stream(seed, index))
+        _Row(index, tuple(ids), _space(base, ids, limit, max_new_tokens), _stream(seed, index))
         for index, ids in enumerate(prompts)
     ]
     choose = _make_chooser(temperature, top_p)
@@ -105,7 +106,7 @@ def stream_answer(
 
     Text is held back while its last character is incomplete.
     """
-    space = _space(base, len(prompt_ids), max_new_tokens)
+    space = _space(base, prompt_ids, _position_limit(base), max_new_tokens)
     row = _Row(0, tuple(prompt_ids), space, _stream(seed, 0))
     choose = _make_chooser(temperature, top_p)
     shown = ""
@@ -169,19 +170,18 @@ def target_logits(model: Any, inputs: dict[str, Any], mask_BT: torch.Tensor) -> 
     return torch.as_tensor(logits).squeeze(0)
 
 
-def _space(base: Base, length: int, max_new_tokens: int) -> int:
-    """New tokens that fit after a prompt of this length. Raises ModelError when none does."""
-    if length == 0:
+def _space(base: Base, prompt: Sequence[int], limit: int | None, max_new_tokens: int) -> int:
+    """New tokens that fit after a prompt, within `limit` positions. Raises ModelError when none."""
+    if not prompt:
         raise ModelError("prompt: empty, no token to start from; give the prompt some text")
-    limit = _position_limit(base)
     if limit is None:
         return max_new_tokens
-    if length >= limit:
+    if len(prompt) >= limit:
         raise ModelError(
-            f"prompt: {length} tokens, {base.reference} has positions for {limit}; shorten it or "
-            "set training.max_length"
+            f"prompt: {len(prompt)} tokens, {base.reference} has positions for {limit}; shorten it "
+            "or set training.max_length"
         )
-    return min(max_new_tokens, limit - length)
+    return min(max_new_tokens, limit - len(prompt))
 
 
 def _position_limit(base: Base) -> int | None:

@@ -21,6 +21,8 @@ from tunewright.store import write_atomic
 
 MAX_HEADER_BYTES = 100_000_000
 MAX_CONFIG_BYTES = 10_000_000
+# Smaller files are hashed anew each time: that is faster than remembering.
+REMEMBERED_BYTES = 4_000_000
 CONFIG_FILES = ("config.json", "tokenizer_config.json", "processor_config.json")
 PICKLE_PATTERNS = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.msgpack", "*.h5")
 INDEX_FILE = "model.safetensors.index.json"
@@ -131,6 +133,8 @@ def file_sha256(path: Path) -> str:
         return known[key]
     with open(path, "rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if stat.st_size < REMEMBERED_BYTES:
+        return digest
     others = {k: v for k, v in known.items() if not k.startswith(f"{path.resolve()}|")}
     try:
         memory.parent.mkdir(parents=True, exist_ok=True)
