@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from sklearn.metrics import log_loss
+
+from tests.metrics.test_labels import LABELS, make_scored
+from tunewright.metrics.calibration import bins_of, confidences_of
+from tunewright.metrics.table import measure
+from tunewright.records import Prediction
+
+
+def test_log_loss_agrees_with_sklearn() -> None:
+    rows = make_scored(300, LABELS)
+    theirs = log_loss([r.reference for r in rows], [r.probabilities for r in rows], labels=LABELS)
+    assert measure(rows, ["log_loss"], LABELS)["log_loss"] == pytest.approx(theirs)
+
+
+def test_log_loss_of_a_sure_and_wrong_answer_is_finite() -> None:
+    row = replace(make_scored(1, ("a", "b"))[0], reference="a", probabilities=(0.0, 1.0))
+    assert 30 < measure([row], ["log_loss"], ("a", "b"))["log_loss"] < 40
+
+
+def test_ece_counted_by_hand() -> None:
+    rows = [
+        Prediction(str(i), "test", "x", "", "a", "a" if i % 10 < right else "b", confidence)
+        for confidence, right in ((0.9, 9), (0.6, 3))
+        for i in range(100)
+    ]
+    ours = measure(rows, ["ece", "ece_equal_width"], ("a", "b"))
+    assert ours["ece"] == pytest.approx(0.15) == ours["ece_equal_width"]
+
+
+def test_bins_hold_all_rows_in_order_and_equal_shares() -> None:
+    rows = make_scored(1000, ("a", "b"))
+    bins = bins_of(*confidences_of(rows))
+    assert sum(item.count for item in bins) == 1000
+    assert all(left.hi < right.lo for left, right in zip(bins, bins[1:], strict=False))
+    by_hand = sum(item.count * abs(item.confidence - item.accuracy) for item in bins) / 1000
+    assert measure(rows, ["ece"], ("a", "b"))["ece"] == pytest.approx(by_hand)
+
+
+def test_one_confidence_for_all_rows_is_one_bin() -> None:
+    bins = bins_of(np.full(50, 0.7), np.r_[np.ones(20), np.zeros(30)])
+    assert len(bins) == 1
+    assert math.isclose(bins[0].accuracy, 0.4)
+
+
+def test_confidence_missing_leaves_ece_out() -> None:
+    rows = [replace(row, confidence=None) for row in make_scored(20, ("a", "b"))]
+    assert measure(rows, ["accuracy", "ece"], ("a", "b")).keys() == {"accuracy"}
