@@ -14,7 +14,6 @@ from typing import Any
 from tunewright.errors import DataError
 
 BATCH_ROWS = 1024
-SMALLEST_PARQUET_BYTES = 12
 
 
 def read_parquet(path: Path, shown: str) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -29,7 +28,7 @@ def read_arrow(path: Path, shown: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """(place, row) of an Arrow file or stream; the place holds the row's number, from 1."""
     import pyarrow as pa
 
-    with _naming_arrow_errors(path), pa.memory_map(str(path)) as source:
+    with _naming_arrow_errors(path), pa.OSFile(str(path)) as source:
         if source.read(6) == b"ARROW1":
             file = pa.ipc.open_file(source)
             batches: Any = (file.get_batch(i) for i in range(file.num_record_batches))
@@ -73,7 +72,8 @@ def _number(
     rename = _class_namers(schema)
     number = 0
     for batch in batches:
-        for row in batch.slice(0).to_pylist() if batch.num_rows <= BATCH_ROWS else _slices(batch):
+        batch.validate(full=True)  # damaged offsets would be read as addresses
+        for row in _slices(batch):
             number += 1
             for name, to_name in rename.items():
                 row[name] = to_name(row.get(name))

@@ -67,7 +67,7 @@ def find_files(source: str, split: str | None = None) -> list[tuple[Path, str]]:
     if source.startswith(PREFIX):
         name, _, own_split = source.removeprefix(PREFIX).partition(":")
         return _files_of_folder(embedded_folder(name), own_split or split)
-    path = Path(source).expanduser()
+    path = _local(source)
     if path.is_file():
         return [(path, path.name)]
     if path.is_dir():
@@ -86,7 +86,7 @@ def named_splits(source: str) -> frozenset[str]:
     if source.startswith(PREFIX):
         name, _, own_split = source.removeprefix(PREFIX).partition(":")
         return frozenset() if own_split else _splits_of_folder(embedded_folder(name))
-    path = Path(source).expanduser()
+    path = _local(source)
     if source.startswith(HUB_PREFIX) or not (path.exists() or kind_of(source) or ":/" in source):
         hub = None if path.is_absolute() else parse_hub_source(source)
         return hub_splits(hub) if hub and not hub.split else frozenset()
@@ -95,10 +95,20 @@ def named_splits(source: str) -> frozenset[str]:
 
 def size_bytes(source: str) -> int:
     """Bytes of the local files behind `source`; 0 where it is not local."""
-    path = Path(source).expanduser()
+    path = _local(source)
     if path.is_file():
         return path.stat().st_size
     return sum(file.stat().st_size for file, _ in find_files(source)) if path.is_dir() else 0
+
+
+def _local(source: str) -> Path:
+    """The source as a path, which need not exist. Raises DataError where it cannot be one."""
+    try:
+        path = Path(source).expanduser()
+        path.exists()
+    except (OSError, RuntimeError, ValueError) as error:
+        raise DataError(f"{source[:80]}: not a usable path ({error}); check it") from None
+    return path
 
 
 def _hub_source(source: str) -> HubSource:

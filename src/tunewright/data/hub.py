@@ -93,14 +93,15 @@ def _list_files(source: HubSource) -> tuple[str | None, list[str]]:
     return commit, inside if source.path else names
 
 
-def _fetch(source: HubSource, name: str, revision: str | None) -> Path:
-    hub = _hub()
+def _fetch(source: HubSource, name: str, commit: str | None) -> Path:
+    """The local copy of one file, asked for by branch name so that the cache serves offline."""
     with _naming_hub_errors(source):
-        return Path(
-            hub.hf_hub_download(
-                source.repo, name, repo_type="dataset", revision=revision or source.revision
-            )
+        found = Path(
+            _hub().hf_hub_download(source.repo, name, repo_type="dataset", revision=source.revision)
         )
+    if commit and commit not in found.parts:
+        raise DataError(f"{source.repo}: changed on the hub while it was read; run again")
+    return found
 
 
 def _hub() -> Any:
@@ -108,6 +109,8 @@ def _hub() -> Any:
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     import huggingface_hub
+    import huggingface_hub.constants
+    import huggingface_hub.errors
 
     return huggingface_hub
 

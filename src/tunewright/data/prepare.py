@@ -54,10 +54,22 @@ def prepare(data: DataSection, task: str | None, journal: Journal) -> Prepared:
     examples, findings = _make_clean(rows, layout, data, data.train)
     num_read = {"train": len(rows)}
     held: dict[str, list[Example]] = {}
-    for side, source, split in _held_sources(data, findings):
+    for side, source, split in _held_sources(data):
         held_rows = read_all(source, data, layout.task, journal, split)
+        try:
+            rows_of_side, noticed = _read_held(held_rows, layout, data, source)
+        except DataError as error:
+            if source != data.train:
+                raise
+            # Published test splits often come without labels; nobody asked for this one by name.
+            message = f"the {side} split of {source} is left alone, a share is used: {error}"
+            findings.append(Finding("own_split_unusable", "warn", message))
+            continue
+        if source == data.train:
+            message = f"{source} brings its own {side} split, used as it is"
+            findings.append(Finding("own_split", "info", message))
         num_read[side] = len(held_rows)
-        held[side], noticed = _read_held(held_rows, layout, data, source)
+        held[side] = rows_of_side
         findings += [replace(item, message=f"{side} file: {item.message}") for item in noticed]
     if data.max_rows and len(examples) > data.max_rows:
         message = f"data.max_rows keeps {data.max_rows} of {len(examples)} rows, by content hash"
@@ -128,9 +140,7 @@ def _make_clean(
     return clean(examples, layout.task, source)
 
 
-def _held_sources(
-    data: DataSection, findings: list[Finding]
-) -> Iterator[tuple[SplitName, str, str | None]]:
+def _held_sources(data: DataSection) -> Iterator[tuple[SplitName, str, str | None]]:
     """(side, source, split) of the validation and test rows that do not come from shares."""
     defaults = DataSection()
     assert data.train is not None
@@ -145,14 +155,6 @@ def _held_sources(
         if isinstance(given, str):
             yield side, given, side if side in named_splits(given) else None
         elif given == default and side in own:
-            findings.append(
-                Finding(
-                    "own_split",
-                    "info",
-                    f"{data.train} brings its own {side} "
-                    f"split, used as it is; set data.{side} to divide otherwise",
-                )
-            )
             yield side, data.train, side
 
 

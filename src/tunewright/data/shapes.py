@@ -162,7 +162,7 @@ def _read_calls(item: Mapping[str, Any], place: str) -> tuple[Mapping[str, Any],
     calls = parse_cell(item.get("tool_calls")) or ()
     if item.get("function_call"):
         calls = ({"type": "function", "function": item["function_call"]},)
-    if not all(isinstance(call, Mapping) for call in calls):
+    if not _are_objects(calls):
         raise DataError(f"{place}: tool_calls holds {str(calls)[:40]!r}; give a list of objects")
     return tuple(calls)
 
@@ -170,7 +170,7 @@ def _read_calls(item: Mapping[str, Any], place: str) -> tuple[Mapping[str, Any],
 def read_tools(row: Row, place: str) -> tuple[Mapping[str, Any], ...]:
     """Tool descriptions beside a conversation. Raises DataError unless a list of objects."""
     tools = parse_cell(row.get("tools")) or ()
-    if isinstance(tools, str) or not all(isinstance(tool, Mapping) for tool in tools):
+    if not _are_objects(tools):
         raise DataError(f"{place}: tools holds {str(tools)[:40]!r}; give a list of objects")
     return tuple(tools)
 
@@ -180,7 +180,12 @@ def make_turn(
 ) -> tuple[Message, ...]:
     """A conversation from a prompt and a completion, each a text or a list of messages."""
     messages = [Message("system", str(system))] if system else []
-    for pair in parse_cell(history) or ():
+    earlier = parse_cell(history) or ()
+    if not isinstance(earlier, (list, tuple)):
+        raise DataError(
+            f"{place}: history holds {str(earlier)[:40]!r}; give [question, answer] pairs"
+        )
+    for pair in earlier:
         if not isinstance(pair, Sequence) or isinstance(pair, str) or len(pair) != 2:
             raise DataError(
                 f"{place}: history holds {str(pair)[:40]!r}; give [question, answer] pairs"
@@ -273,6 +278,10 @@ def _read_unpaired(row: Row, place: str) -> Talk:
 
 def _last_content(messages: tuple[Message, ...]) -> str | None:
     return messages[-1].content if messages else None
+
+
+def _are_objects(value: Any) -> bool:
+    return isinstance(value, (list, tuple)) and all(isinstance(item, Mapping) for item in value)
 
 
 def _is_list(value: Any) -> bool:
