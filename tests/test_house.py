@@ -15,7 +15,7 @@ REPO = Path(__file__).parents[1]
 SRC = REPO / "src" / "tunewright"
 FLOORS = (
     ("errors", "records"),
-    ("config", "store", "journal", "prices", "cost", "defaults"),
+    ("config", "store", "journal", "prices", "cost", "defaults", "figures"),
     ("data", "model", "metrics"),
     ("train", "evaluate", "decide", "monitor", "providers", "report", "registry", "serve"),
     ("setup", "validation", "rivals", "pipeline", "asking", "lifecycle", "jobs", "cluster"),
@@ -25,7 +25,7 @@ FLOORS = (
 # Shelves and rooms: whoever stands on these floors is a stranger to its neighbours.
 STRANGERS = (2, 3)
 # Files that belong to a room without being a folder.
-FAMILY = {"figures": "report", "charts": "report", "report_text": "report", "report_page": "report"}
+FAMILY = {"charts": "report"}
 NAMELESS = {"utils", "util", "helpers", "helper", "common", "misc"}
 PICKLES = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
 MAX_LINES = 80
