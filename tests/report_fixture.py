@@ -310,26 +310,35 @@ def make_worst_classes(labels: tuple[str, ...], matrix: list[list[int]]) -> list
 
 
 def make_card(labels: tuple[str, ...], attack: str) -> dict[str, Any]:
+    """Of the shape that data/card.py gives."""
     rng = random.Random(3)
-    bins = [
-        [8 * i, 8 * i + 7, c]
-        for i, c in enumerate((410, 2931, 2740, 1602, 790, 421, 240, 133, 71, 38, 19, 8))
-    ]
+    counts = [410, 2931, 2740, 1602, 790, 421, 240, 133, 71, 38, 19, 8]
+    sides = {
+        side: {
+            "rows": rows,
+            "groups": None,
+            "input_words": {"min": 2, "mean": 11.7, "median": 10, "p95": 28, "max": 79},
+            "labels": {label: rng.randint(low, high) for label in labels},
+            "tokens": {"min": 4, "mean": 16.1, "median": 14, "p95": 37, "max": 93},
+        }
+        for side, rows, low, high in (
+            ("train", 9403, 35, 180), ("validation", 600, 3, 11), ("test", 3080, 40, 40),
+        )
+    }  # fmt: skip
+    sides["train"]["token_histogram"] = {"edges": [8 * i for i in range(13)], "counts": counts}
+    places = [f"{attack}train.csv:{i}" for i in range(20)]
     return {
         "task": "classify",
-        "splits": {"train": 9403, "validation": 600, "test": 3080},
-        "labels": {
-            label: {"train": rng.randint(35, 180), "validation": rng.randint(3, 11), "test": 40}
-            for label in labels
-        },
-        "token_lengths": {"train": {"histogram": bins, "median": 14, "p99": 62, "max": 93}},
+        "labels": list(labels),
+        "multi_label": False,
+        "splits": sides,
         "findings": [
-            {"kind": "near_duplicate", "severity": "info", "places": ["train.csv:7", "a.csv:9"],
-             "message": "25 test texts equal a training text after normalising", "dropped": True},
-            {"kind": "label_conflict", "severity": "warn", "places": [f"{attack}train.csv:{i}" for i
-             in range(20)], "message": "20 equal texts carry different labels", "dropped": False},
+            {"kind": "same_text", "severity": "info", "places": ["train.csv:7", "a.csv:9"],
+             "message": "25 test texts equal a training text", "dropped": True},
+            {"kind": "label_conflict", "severity": "warn", "places": places,
+             "message": "20 equal texts carry different labels", "dropped": False},
         ],
-        "dropped": [{"place": f"{attack}test.csv:{i}", "reason": "in train"} for i in range(25)],
+        "dropped": [{"id": "0", "place": f"{attack}a.csv:{i}", "why": "leak"} for i in range(25)],
     }  # fmt: skip
 
 

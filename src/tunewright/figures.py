@@ -55,14 +55,13 @@ NUMBERS = {
 PERCENT_LIKE = ("bleu", "chrf")  # 0 to 100 already, without being shares
 SYSTEMS = {
     "base": "untuned base",
+    "boosted_trees": "gradient-boosted trees",
     "few_shot": "few-shot prompt",
     "from_scratch": "same shape from scratch",
-    "gradient_boosting": "gradient boosting",
     "label_names": "label-name similarity",
     "linear_probe": "frozen base + linear probe",
     "majority": "majority class",
     "mean": "mean of training",
-    "nearest": "nearest neighbour",
     "nearest_neighbour": "nearest neighbour",
     "tfidf_linear": "TF-IDF + linear model",
     "tuned": "tuned",

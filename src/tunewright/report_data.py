@@ -1,7 +1,7 @@
 """The data card as the page shows it: counts, labels, lengths, findings, dropped rows.
 
-Reads card.json's mapping by its usual keys and shows what it does not know as plain pairs, so a
-card that grows loses nothing here.
+Reads the mapping that data/card.py makes. What is missing or of another shape is left out, and
+keys that it doesn't know are shown as plain pairs, so a card that grows loses nothing here.
 """
 
 from __future__ import annotations
@@ -12,12 +12,14 @@ from typing import Any
 from tunewright import charts, figures
 from tunewright.figures import known
 
-SPLITS = ("train", "validation", "test")
-COUNT_KEYS = ("splits", "counts", "rows")
-LENGTH_KEYS = ("token_lengths", "lengths")
-FINDING_KEYS = ("findings",)
-DROPPED_KEYS = ("dropped", "dropped_rows")
+KNOWN_KEYS = {"labels", "splits", "findings", "dropped"}
+LENGTHS = (
+    ("tokens", "tokens a row"),
+    ("input_words", "words of input"),
+    ("output_words", "words of output"),
+)
 MAX_FINDINGS = 60
+MAX_PLACES = 8
 MAX_DROPPED = 200
 SEVERITIES = {"error": ("bad", "✕"), "warn": ("open", "!"), "info": ("calm", "i")}
 
@@ -26,126 +28,101 @@ def make_data_section(card: Any) -> dict[str, Any] | None:
     """What the template needs of a card; None when there is no card."""
     if not isinstance(card, Mapping) or not card:
         return None
-    used = {"labels", *COUNT_KEYS, *LENGTH_KEYS, *FINDING_KEYS, *DROPPED_KEYS}
-    dropped = _mappings(_first(card, DROPPED_KEYS))
+    sides = _mapping(card.get("splits"))
+    sides = {str(name): side for name, side in sides.items() if isinstance(side, Mapping)}
+    dropped = _mappings(card.get("dropped"))
+    other = [
+        (str(key).replace("_", " "), figures.show_plain(value))
+        for key, value in card.items()
+        if key not in KNOWN_KEYS and value not in (None, "", [], {})
+    ]
     return {
-        "counts": _counts(_first(card, COUNT_KEYS)),
-        "labels": _labels(card.get("labels")),
-        "lengths": _lengths(_first(card, LENGTH_KEYS)),
-        "findings": _findings(_mappings(_first(card, FINDING_KEYS))),
+        "counts": [
+            (name, figures.show_number(side.get("rows")), _groups(side))
+            for name, side in sides.items()
+        ],
+        "labels": _label_table(sides),
+        "figures": _figures(sides),
+        "lengths": _length_table(sides),
+        "findings": _findings(_mappings(card.get("findings"))),
         "dropped": [_dropped(row) for row in dropped[:MAX_DROPPED]],
         "dropped_more": max(0, len(dropped) - MAX_DROPPED),
-        "other": [
-            (str(key).replace("_", " "), figures.show_plain(value))
-            for key, value in card.items()
-            if key not in used and value not in (None, "", [], {})
-        ],
+        "other": other,
     }
 
 
-def _first(card: Mapping[str, Any], keys: Sequence[str]) -> Any:
-    return next((card[key] for key in keys if card.get(key)), None)
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
 
 
 def _mappings(items: Any) -> list[Mapping[str, Any]]:
     return [item for item in items if isinstance(item, Mapping)] if isinstance(items, list) else []
 
 
-def _size(value: Any) -> int | None:
-    """Rows of a split, given as a number or as a mapping that counts them."""
-    if isinstance(value, Mapping):
-        value = next((value[k] for k in ("rows", "n", "count", "examples") if k in value), None)
-    return int(value) if known(value) else None
+def _groups(side: Mapping[str, Any]) -> str:
+    groups = side.get("groups")
+    return f"in {figures.show_number(groups)} groups" if known(groups) else ""
 
 
-def _counts(counts: Any) -> list[tuple[str, str]]:
-    if not isinstance(counts, Mapping):
-        return []
-    sizes = [(str(name), _size(value)) for name, value in counts.items()]
-    return [(name, figures.show_number(size)) for name, size in sizes if size is not None]
-
-
-def _labels(labels: Any) -> dict[str, Any] | None:
-    """Rows per label and split. Knows {label: count}, {label: {split: count}}, {split: {label: n}}
-    and a list of {label, split: count ...}."""
-    table = _label_table(labels)
-    if not table:
+def _label_table(sides: Mapping[str, Mapping[str, Any]]) -> dict[str, Any] | None:
+    """Rows per label and split, commonest in the first split first."""
+    counts = {name: _mapping(side.get("labels")) for name, side in sides.items()}
+    splits = [name for name, labels in counts.items() if labels]
+    names = list(dict.fromkeys(label for split in splits for label in counts[split]))
+    if not names:
         return None
-    splits = list(dict.fromkeys(name for row in table.values() for name in row))
-    first = splits[0]
-    most = max((row.get(first, 0) for row in table.values()), default=0) or 1
+    table = [(name, [_count(counts[split].get(name)) for split in splits]) for name in names]
+    table.sort(key=lambda row: -row[1][0])
+    most = table[0][1][0] or 1
     rows = [
         {
             "label": label,
-            "bar": charts.bar(row.get(first, 0) / most),
-            "counts": [
-                (row.get(name, 0), figures.show_number(row.get(name, 0))) for name in splits
-            ],
+            "bar": charts.bar(row[0] / most),
+            "counts": [(count, figures.show_number(count)) for count in row],
         }
-        for label, row in sorted(table.items(), key=lambda item: -item[1].get(first, 0))
+        for label, row in table
     ]
     return {"splits": splits, "rows": rows}
 
 
-def _label_table(labels: Any) -> dict[str, dict[str, int]]:
-    if isinstance(labels, list):
-        named = [item for item in _mappings(labels) if "label" in item]
-        labels = {item["label"]: {k: v for k, v in item.items() if k != "label"} for item in named}
-    if not isinstance(labels, Mapping) or not labels:
-        return {}
-    if set(map(str, labels)) <= set(SPLITS) and all(
-        isinstance(v, Mapping) for v in labels.values()
-    ):
-        turned: dict[str, dict[str, Any]] = {}
-        for split, row in labels.items():
-            for label, count in row.items():
-                turned.setdefault(str(label), {})[str(split)] = count
-        labels = turned
-    return {
-        str(label): {
-            str(name): int(count)
-            for name, count in (row.items() if isinstance(row, Mapping) else [("rows", row)])
-            if known(count)
-        }
-        for label, row in labels.items()
-    }
+def _count(value: Any) -> int:
+    return int(value) if known(value) else 0
 
 
-def _lengths(lengths: Any) -> list[dict[str, Any]]:
-    """One figure per split that has a histogram, or per summary that has numbers."""
-    if not isinstance(lengths, Mapping):
-        return []
-    if any(isinstance(lengths.get(key), list) for key in ("histogram", "bins")):
-        lengths = {"all rows": lengths}
+def _figures(sides: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Histograms of token counts and of numeric targets, where a split has them."""
     found = []
-    for name, summary in lengths.items():
-        if not isinstance(summary, Mapping):
-            continue
-        bins = _bins(next((summary[k] for k in ("histogram", "bins") if k in summary), None))
-        pairs = [
-            (str(key).replace("_", " "), figures.show_number(value))
-            for key, value in summary.items()
-            if known(value)
-        ]
-        title = f"Tokens per row, {name}"
-        svg = charts.histogram(bins, title) if bins else None
-        if svg or pairs:
-            found.append({"title": title, "svg": svg, "pairs": pairs})
+    for name, side in sides.items():
+        for title, bins in (
+            (f"Tokens a row, {name}", _bins(side.get("token_histogram"))),
+            (f"Target, {name}", _bins(_mapping(side.get("target")).get("histogram"))),
+        ):
+            if bins:
+                found.append({"title": title, "svg": charts.histogram(bins, title)})
     return found
 
 
-def _bins(items: Any) -> list[tuple[float, float, int]]:
-    """(low, high, count) from {lo, hi, count} mappings or from triples."""
-    bins = []
-    for item in items if isinstance(items, list) else []:
-        if isinstance(item, Mapping):
-            item = [
-                next((item[k] for k in keys if k in item), None)
-                for keys in (("lo", "low", "from"), ("hi", "high", "to"), ("count", "n", "rows"))
-            ]
-        if isinstance(item, list) and len(item) == 3 and all(known(part) for part in item):
-            bins.append((float(item[0]), float(item[1]), int(item[2])))
-    return bins
+def _bins(histogram: Any) -> list[tuple[float, float, int]]:
+    """(low, high, count) from {edges, counts}; edges are one more than counts."""
+    edges, counts = (_mapping(histogram).get(key) for key in ("edges", "counts"))
+    if not isinstance(edges, list) or not isinstance(counts, list):
+        return []
+    if len(edges) != len(counts) + 1 or not all(known(item) for item in (*edges, *counts)):
+        return []
+    return [(edges[i], edges[i + 1], int(count)) for i, count in enumerate(counts)]
+
+
+def _length_table(sides: Mapping[str, Mapping[str, Any]]) -> dict[str, Any] | None:
+    """min, median, p95, max and total of lengths, one row per split and measure."""
+    columns = ("min", "median", "mean", "p95", "max", "total")
+    rows = []
+    for key, title in (*LENGTHS, ("target", "target")):
+        for name, side in sides.items():
+            summary = _mapping(side.get(key))
+            cells = [figures.show_number(summary.get(column)) for column in columns]
+            if any(cell != figures.NOTHING for cell in cells):
+                rows.append((f"{title}, {name}", cells))
+    return {"columns": list(columns), "rows": rows, "pairs": []} if rows else None
 
 
 def _findings(items: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -158,14 +135,18 @@ def _findings(items: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
             "sign": SEVERITIES.get(str(item.get("severity")), ("calm", "i"))[1],
             "severity": str(item.get("severity", "")),
             "message": str(item.get("message", "")),
-            "places": [str(place) for place in (item.get("places") or [])][:8],
-            "more": max(0, len(item.get("places") or []) - 8),
+            "places": [str(place) for place in _list(item.get("places"))][:MAX_PLACES],
+            "more": max(0, len(_list(item.get("places"))) - MAX_PLACES),
             "dropped": bool(item.get("dropped")),
         }
         for item in ranked[:MAX_FINDINGS]
     ]
 
 
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
 def _dropped(row: Mapping[str, Any]) -> tuple[str, str]:
-    reason = next((row[k] for k in ("reason", "message", "kind", "why") if row.get(k)), "")
-    return str(row.get("place") or row.get("id") or ""), str(reason)
+    reason = str(row.get("why") or "").replace("_", " ")
+    return str(row.get("place") or row.get("id") or ""), reason

@@ -40,6 +40,7 @@ VERDICTS = {
     "more data": ("open", "…", "Not proven yet: more rows would settle it."),
     "do not tune": ("bad", "✕", "Tuning does not earn its place here."),
 }
+CHANGES = {"fixed": ("good", "▲", "better"), "broken": ("bad", "▼", "worse")}
 LONG_TASKS = ("generate", "chat", "continue")
 WORDS = {"better": ("good", "▲"), "worse": ("bad", "▼"), "cannot tell": ("open", "◇")}
 
@@ -392,12 +393,17 @@ def _calibration(details: Mapping[str, Any]) -> dict[str, Any] | None:
         "ece": figures.show_number(ece) if known(ece) else "",
         "says": says,
         "bins": [
-            (f"{_tick('', b['lo'])} to {_tick('', b['hi'])}" if known(b.get("lo")) else "",
+            (_bin_ends(b),
              figures.show_number(b.get("count")), f"{b['confidence']:.3f}",
              f"{b['accuracy']:.3f}")
             for b in used
         ],
     }  # fmt: skip
+
+
+def _bin_ends(item: Mapping[str, Any]) -> str:
+    low, high = item.get("lo"), item.get("hi")
+    return f"{low:.3g} to {high:.3g}" if known(low) and known(high) else ""
 
 
 def _confusion(details: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -451,7 +457,7 @@ def _classes(details: Mapping[str, Any]) -> list[dict[str, Any]]:
         {
             "label": str(row.get("label", "")),
             "n": row.get("n"),
-            "f1": row.get("f1"),
+            "train_rows": row.get("train_rows"),
             "bar": charts.bar(row.get("f1")),
             "figures": [(row.get(k), figures.show_value(k, row.get(k)))
                         for k in ("f1", "precision", "recall")],
@@ -481,7 +487,8 @@ def _example_view(row: Mapping[str, Any]) -> dict[str, Any]:
     text = str(row.get("input") or "")
     reference = shorten(figures.show_output(row.get("reference"), text))
     answers = [_answer_view(name, row.get(name), reference, text) for name in ("base", "tuned")]
-    return {"input": text, "reference": reference, "both": answers}
+    change = CHANGES.get(str(row.get("change")))
+    return {"input": text, "reference": reference, "both": answers, "change": change}
 
 
 def _answer_view(name: str, answer: Any, reference: str, text: str) -> dict[str, Any]:
