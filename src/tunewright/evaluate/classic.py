@@ -104,8 +104,9 @@ def boosted_trees(material: Material) -> list[Prediction]:
     if known.shape[1] == 0:
         raise NotPossible("the rows have neither columns nor words")
     material.advance(0.2)
-    # Bounded threads: the machine may be shared, and sums must not depend on how many there are.
-    with threadpool_limits(limits=2), warnings.catch_warnings():
+    # One thread: sums must not depend on how many there are, and on small tables threads that wait
+    # for each other on a busy machine took fifty times as long as the work.
+    with threadpool_limits(limits=1), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a bin of one value is no news
         if material.task == "regress":
             model = _regressor(len(train), categories, material.seed).fit(known, numbers_of(train))

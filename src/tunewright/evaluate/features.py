@@ -59,7 +59,7 @@ def text_features(train: Sequence[str], test: Sequence[str]) -> tuple[Any, Any]:
     """
     blocks = (
         {"ngram_range": (1, 2)},
-        {"ngram_range": (2, 5), "analyzer": "char_wb"},
+        {"ngram_range": (2, 4), "analyzer": "char_wb"},
     )
     pairs = [_weigh(TfidfVectorizer(sublinear_tf=True, **how), train, test) for how in blocks]
     return (
