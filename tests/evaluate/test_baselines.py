@@ -31,7 +31,9 @@ COLOURS = ("red", "green", "blue")
 
 def row(text, output=None, **more):
     content = repr((text, output, sorted(more.items())))
-    return Example(hashlib.sha256(content.encode()).hexdigest()[:16], "t.csv:1", text, output, **more)
+    return Example(
+        hashlib.sha256(content.encode()).hexdigest()[:16], "t.csv:1", text, output, **more
+    )
 
 
 def material(task, train, test, labels=(), multi_label=False, asker=None):
@@ -59,14 +61,20 @@ def colour_rows(count=60):
 
 
 def colour_material():
-    test = [row("a brick", "red"), row("some grass", "green"), row("denim", "violet"), row("", "red")]
+    test = [
+        row("a brick", "red"),
+        row("some grass", "green"),
+        row("denim", "violet"),
+        row("", "red"),
+    ]
     return material("classify", colour_rows(), test, COLOURS)
 
 
 def test_default_baselines_fit_task_and_base():
     table = {
         ("classify", "encoder", True): (
-            "base", "linear_probe", "nearest_neighbour", "tfidf_linear", "boosted_trees", "majority",
+            "base", "linear_probe", "nearest_neighbour", "tfidf_linear", "boosted_trees",
+            "majority",
         ),
         ("classify", None, False): ("nearest_neighbour", "tfidf_linear", "majority"),
         ("regress", "encoder", False): (
@@ -150,7 +158,13 @@ def test_nothing_to_answer_and_nothing_to_learn_from():
 
 
 def test_majority_breaks_ties_by_name_and_tells_shares():
-    train = [row("a", "red"), row("b", "green"), row("c", "green"), row("d", "red"), row("e", "blue")]
+    train = [
+        row("a", "red"),
+        row("b", "green"),
+        row("c", "green"),
+        row("d", "red"),
+        row("e", "blue"),
+    ]
     (answer,) = BASELINES["majority"](material("classify", train, [row("x", "red")], COLOURS))
     assert answer.prediction == "green"
     assert answer.probabilities == pytest.approx((0.4, 0.4, 0.2))
@@ -275,7 +289,9 @@ def test_nearest_neighbour_answers_with_a_training_completion():
 
 
 def test_equal_prompts_are_answered_by_the_first_id():
-    train = [replace(row("same prompt", text), id=name) for text, name in (("b", "02"), ("a", "01"))]
+    train = [
+        replace(row("same prompt", text), id=name) for text, name in (("b", "02"), ("a", "01"))
+    ]
     for order in (train, train[::-1]):
         asked = material("chat", [*order, row("other", "c")], [row("same prompt", "?")])
         assert BASELINES["nearest_neighbour"](asked)[0].prediction == "a"
