@@ -111,12 +111,11 @@ def make_class_pool(*, classes: int, null: bool, group_size: int = 1, seed: int 
     return _pool_of(a, b, true, classes, group_size, mirror=null)
 
 
-def make_text_pool(*, seed: int = 3) -> Pool:
+def make_text_pool(*, rows: int = 8000, seed: int = 3) -> Pool:
     """Written answers of two systems that garble the same sentences independently."""
     rng = np.random.default_rng(seed)
     words = np.array([f"w{number}" for number in range(200)])
     popularity = 1 / np.arange(1, 201)
-    rows = 4000
     a, b = [], []
     for number in range(rows // 2):
         sentence = rng.choice(words, int(rng.integers(6, 16)), p=popularity / popularity.sum())

@@ -6,8 +6,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from sklearn.metrics import log_loss
-
 from tests.metrics.test_labels import LABELS, make_scored
+
 from tunewright.metrics.calibration import bins_of, confidences_of
 from tunewright.metrics.table import measure
 from tunewright.records import Prediction

@@ -1,6 +1,10 @@
 from __future__ import annotations
 
+import csv
 import math
+import os
+from collections import defaultdict
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +17,7 @@ from tunewright.metrics.table import METRICS, measure
 from tunewright.metrics.text import bleu_of, bleu_rows, chrf_of, chrf_rows, token_f1
 from tunewright.records import Prediction
 
+DATA = Path(os.environ.get("TUNEWRIGHT_DATA") or Path(__file__).parents[3] / "shared" / "data")
 WORDS = ["the", "cat", "sat", "on", "a", "mat", "it's", "3.50", "(yes)", "Café", "."]
 sentence = st.lists(st.sampled_from(WORDS), max_size=9).map(" ".join)
 
@@ -111,3 +116,26 @@ def test_perplexity_and_bits_per_byte() -> None:
     assert ours["perplexity"] == pytest.approx(math.exp(12 / 8))
     assert ours["bits_per_byte"] == pytest.approx(12 / 30 / math.log(2))
     assert not METRICS["perplexity"].higher_is_better
+
+
+def test_multi_reference_bleu_of_real_rows_equals_sacrebleu() -> None:
+    path = DATA / "e2e_nlg" / "devset.csv"
+    if not path.exists():
+        pytest.skip("no e2e_nlg: set TUNEWRIGHT_DATA to the folder of real data")
+    texts: defaultdict[str, list[str]] = defaultdict(list)
+    with path.open(encoding="utf-8", newline="") as file:
+        for line in csv.DictReader(file):
+            texts[line["mr"]].append(line["ref"])
+    groups = list(texts.values())
+    assert len({len(group) for group in groups}) > 3
+    answers = [groups[i - 1][0] for i in range(len(groups))]
+    rows = [
+        make_row(i, answer, group)
+        for i, (answer, group) in enumerate(zip(answers, groups, strict=True))
+    ]
+    ours = measure(rows, ["bleu", "chrf"], ())
+    bleu = sacrebleu.corpus_bleu(answers, streams(rows), force=True).score
+    assert ours["bleu"] == pytest.approx(bleu, abs=0.001)
+    assert ours["chrf"] == pytest.approx(
+        sacrebleu.corpus_chrf(answers, streams(rows)).score, abs=0.001
+    )

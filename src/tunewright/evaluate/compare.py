@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tunewright.errors import DataError
-from tunewright.evaluate.score import Gauge, accelerate, make_gauges
+from tunewright.evaluate.score import Gauge, make_gauges
 from tunewright.metrics import stats
 from tunewright.metrics.table import Metric, find_metric, lacks
 from tunewright.records import Comparison, Prediction, VerdictWord
@@ -155,8 +155,7 @@ def _compare_values(
             for weights_nB in stats.bootstrap_weights(units, count, seed)
         ]
     )
-    skew = accelerate([gauge_a, gauge_b], units)
-    ci95 = stats.bootstrap_interval(delta, draws, units.count, acceleration=skew)
+    ci95 = stats.percentile_interval(draws, units.count)
     swapped = _swapped(metric, gauge_a, gauge_b, [*a, *b], labels, units, count, seed + 1)
     p_value = stats.randomisation_p(delta, swapped)
     kept = draws[np.isfinite(draws)]

@@ -100,15 +100,9 @@ def score(
     return Result(predictions[0].system, predictions[0].split, n, scores)
 
 
-def accelerate(gauges: Sequence[Gauge], units: stats.Units) -> float:
-    """BCa's acceleration of a gauge, or of the difference of two, from leaving each unit out.
-
-    0 for rank metrics, whose leave-one-out values would cost rows squared.
-    """
-    left_out = [_leave_one_out(gauge, units) for gauge in gauges]
-    if any(len(values) == 0 for values in left_out):
-        return 0.0
-    return stats.acceleration_of(left_out[0] - left_out[1] if len(left_out) == 2 else left_out[0])
+def _accelerate(gauge: Gauge, units: stats.Units) -> float:
+    """BCa's acceleration, from leaving each unit out; 0 for ranks, where that is too dear."""
+    return stats.acceleration_of(_leave_one_out(gauge, units))
 
 
 def _leave_one_out(gauge: Gauge, units: stats.Units) -> Array:
@@ -156,7 +150,7 @@ def _interval(gauge: Gauge, units: stats.Units, replicates: Array | None) -> sta
         return stats.share_interval(np.asarray(dense[:, 0], dtype=np.float64), units)
     if gauge.metric.inflated:
         return stats.inflated_interval(gauge.value, replicates)
-    skew = accelerate([gauge], units)
+    skew = _accelerate(gauge, units)
     low, high = stats.bootstrap_interval(gauge.value, replicates, units.count, acceleration=skew)
     return _never_certain(gauge, units, low, high)
 
