@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import difflib
+import hashlib
 import json
 import re
 from collections import Counter
@@ -83,10 +84,21 @@ def words(text: str) -> list[str]:
 
 
 def test_counts() -> None:
-    assert (len(TRAIN), len(TEST)) == (1140, 282)
+    assert (len(TRAIN), len(TEST)) == (1734, 552)
     assert len(ROWS) == len(TRAIN) + len(TEST)  # no id twice
-    assert len(ORGANIC) == 1332
-    assert [*ROWS] == [f"T{number:04d}" for number in range(1, 1423)]
+    assert len(ORGANIC) == 2196
+    assert sorted(ROWS) == [f"T{number:04d}" for number in range(1, 2287)]
+
+
+def test_ordinary_rows_are_split_by_a_hash_of_their_text() -> None:
+    ordinary: dict[str, list[dict[str, str]]] = {}
+    for row in ROWS.values():
+        if row["id"] > "T1422":
+            ordinary.setdefault(row["intent"], []).append(row)
+    assert len(ordinary) == 18
+    for rows in ordinary.values():
+        rows.sort(key=lambda row: hashlib.sha256(row["text"].encode()).hexdigest())
+        assert [FILE_OF[row["id"]] for row in rows] == ["test.csv"] * 15 + ["train.csv"] * 33
 
 
 def test_columns_hold_what_the_readme_says() -> None:
@@ -102,9 +114,9 @@ def test_intents_are_many_and_stratified() -> None:
     true = {entry["id"]: entry["true_intent"] for entry in entries("wrong_label")}
     organic = Counter(true.get(row["id"], row["intent"]) for row in ORGANIC)
     assert len(organic) == 18
-    assert set(organic.values()) == {74}
-    assert set(Counter(row["intent"] for row in TEST).values()) == {15, 16}
-    assert min(Counter(row["intent"] for row in TRAIN).values()) >= 50
+    assert set(organic.values()) == {122}
+    assert set(Counter(row["intent"] for row in TEST).values()) == {30, 31}
+    assert min(Counter(row["intent"] for row in TRAIN).values()) >= 80
 
 
 def test_every_kind_was_planted_as_often_as_documented() -> None:
