@@ -65,7 +65,7 @@ class Section(BaseModel):
 
 
 class Columns(Section):
-    """Which columns of the data hold what. All are found by themselves where the answer is clear."""
+    """Which columns of the data hold what. Found by themselves where the answer is clear."""
 
     input: str | None = None
     """The text that goes in (or the prompt)."""
@@ -136,7 +136,7 @@ class TrainingSection(Section):
     head_learning_rate: Annotated[float, Field(gt=0, le=10)] | Auto = "auto"
     """Peak learning rate of a freshly made classification head."""
     batch_size: Annotated[int, Field(ge=1)] | Auto = "auto"
-    """Rows per optimiser step, when gradient_accumulation_steps is auto; else rows per micro-step."""
+    """Rows per optimiser step (per micro-step where gradient_accumulation_steps is a number)."""
     num_epochs: Annotated[float, Field(gt=0, le=10_000)] | Auto = "auto"
     """Passes over the training rows."""
     max_steps: int | None = Field(default=None, ge=1)
@@ -269,7 +269,8 @@ def read_recipe(path: Path, overrides: Iterable[str] = ()) -> Recipe:
     try:
         text = path.read_bytes()
     except FileNotFoundError as error:
-        raise RecipeError(f"{path}: no such recipe; make one with `tunewright init DATA`") from error
+        message = f"{path}: no such recipe; make one with `tunewright init DATA`"
+        raise RecipeError(message) from error
     except OSError as error:
         raise RecipeError(f"{path}: cannot be read ({error.strerror}); check the path") from error
     return parse_recipe(text, str(path), overrides, folder=path.parent)
@@ -336,7 +337,7 @@ class _StrictLoader(yaml.SafeLoader):
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.events.AliasEvent):
-            mark = self.peek_event().start_mark
+            mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
             raise yaml.constructor.ConstructorError(
                 None, None, "aliases are not allowed; write the value out", mark
             )
@@ -357,7 +358,8 @@ def _load_yaml(text: str | bytes, place: str, lines: dict[str, int]) -> dict[str
         mark = getattr(error, "problem_mark", None)
         where = f"{place}:{mark.line + 1}" if mark else place
         problem = getattr(error, "problem", None) or str(error).splitlines()[0]
-        raise RecipeError(f"{where}: not valid YAML ({problem}); check indentation and quotes") from None
+        message = f"{where}: not valid YAML ({problem}); check indentation and quotes"
+        raise RecipeError(message) from None
     if not isinstance(values, dict):
         raise RecipeError(f"{place}: a recipe is a table of keys, this is {type(values).__name__}")
     return values
@@ -379,7 +381,7 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
     if not sign or not key.strip():
         raise RecipeError(f"--set {override}: not of the form a.b=c; write --set adapter.r=8")
     *path, last = key.strip().split(".")
-    section = values
+    section: dict[str, Any] = values
     for part in path:
         inner = section.setdefault(part, {})
         if not isinstance(inner, dict):

@@ -12,11 +12,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
+from tunewright.errors import RecipeError
+
 
 class Tracker(Protocol):
     """Something that keeps numbers by step: TensorBoard, MLflow, W&B."""
 
-    def log(self, numbers: Mapping[str, float], step: int) -> None: ...
+    def log(self, numbers: Mapping[str, float], step: int) -> None:
+        """Keep these numbers for this step."""
 
 
 class Journal:
@@ -43,7 +46,7 @@ class Journal:
     def progress(self, what: str, total: float) -> Iterator[Callable[[float, str], None]]:
         """Show a bar with the time left while the block runs; yields advance(done, note)."""
         started = time.monotonic()
-        yield lambda done, note="": None
+        yield _no_progress
         self._write(f"{what}: {time.monotonic() - started:.1f} s")
 
     def track(self, numbers: Mapping[str, float], step: int) -> None:
@@ -66,26 +69,40 @@ class Journal:
 
 
 class ConsoleJournal(Journal):
-    """A Journal that also speaks on stderr through rich: coloured, or plain where nobody watches."""
+    """A Journal that also speaks on stderr through rich: coloured, plain where nobody looks."""
 
     def __init__(self, log_file: Path | None = None) -> None:
         super().__init__(log_file)
         from rich.console import Console
 
-        self.console = Console(stderr=True)
+        class Steady(Console):
+            """A console that falls silent when its reader goes away; the run goes on."""
+
+            def on_broken_pipe(self) -> None:
+                self.quiet = True
+
+        self.console = Steady(stderr=True, soft_wrap=True)
 
     def say(self, text: str) -> None:
+        """A plain sentence, on stderr too."""
         super().say(text)
         self.console.print(text, markup=False, highlight=False)
 
     def warn(self, text: str) -> None:
+        """A warning, on stderr too."""
         super().warn(text)
         self.console.print(f"[yellow]![/] {_escape(text)}", highlight=False)
 
     @contextmanager
     def progress(self, what: str, total: float) -> Iterator[Callable[[float, str], None]]:
-        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-        from rich.progress import TimeRemainingColumn
+        """A bar with the time left, or a line now and then where nobody watches."""
+        from rich.progress import (
+            BarColumn,
+            Progress,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
 
         started = time.monotonic()
         if not self.console.is_terminal:
@@ -113,6 +130,10 @@ class ConsoleJournal(Journal):
         self._write(f"{what}: {time.monotonic() - started:.1f} s")
 
 
+def _no_progress(done: float, note: str = "") -> None:
+    """Nobody watches."""
+
+
 def _plain_progress(console: Any, what: str, total: float) -> Callable[[float, str], None]:
     """Progress for logs: one line at most every ten seconds, with the time left."""
     started = last = time.monotonic()
@@ -135,8 +156,13 @@ def _escape(text: str) -> str:
 
 
 def open_tracker(name: str, folder: Path, config: Mapping[str, Any]) -> Tracker:
-    """Open a tracker by name: tensorboard, mlflow or wandb. Raises ImportError where not installed."""
-    return TRACKERS[name](folder, config)
+    """Open a tracker by name: tensorboard, mlflow wandb. Raises RecipeError where not installed."""
+    try:
+        return TRACKERS[name](folder, config)
+    except ImportError as error:
+        raise RecipeError(
+            f"training.trackers: {name} is not installed; pip install 'tunewright[trackers]'"
+        ) from error
 
 
 class TensorBoardTracker:
@@ -148,6 +174,7 @@ class TensorBoardTracker:
         self.writer = SummaryWriter(str(folder / "tensorboard"))  # type: ignore[no-untyped-call]
 
     def log(self, numbers: Mapping[str, float], step: int) -> None:
+        """Keep these numbers for this step."""
         for name, value in numbers.items():
             self.writer.add_scalar(name, value, step)  # type: ignore[no-untyped-call]
 
@@ -163,6 +190,7 @@ class MLflowTracker:
         mlflow.log_params({key: str(value)[:500] for key, value in config.items()})
 
     def log(self, numbers: Mapping[str, float], step: int) -> None:
+        """Keep these numbers for this step."""
         self.mlflow.log_metrics(dict(numbers), step=step)
 
 
@@ -175,6 +203,7 @@ class WandbTracker:
         self.run = wandb.init(name=folder.name, dir=str(folder), config=dict(config))
 
     def log(self, numbers: Mapping[str, float], step: int) -> None:
+        """Keep these numbers for this step."""
         self.run.log(dict(numbers), step=step)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import platform
+import socket
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -125,7 +126,8 @@ def _begin(folder: RunFolder, recipe: Recipe, resume: bool, started: float) -> t
         write_atomic(folder.recipe, asked)
         write_json(
             folder.state,
-            {"stage": "preparing", "started": started, "pid": os.getpid(), "asked": asked,
+            {"stage": "preparing", "started": started, "pid": os.getpid(),
+             "host": socket.gethostname(), "asked": asked,
              "tunewright": version("tunewright")},
         )  # fmt: skip
         return recipe, 0.0
@@ -136,7 +138,7 @@ def _begin(folder: RunFolder, recipe: Recipe, resume: bool, started: float) -> t
             f"{folder.path}: the recipe is not the one this run began with; "
             "give another --run-dir, or the recipe as it was"
         )
-    _note(folder, pid=os.getpid())
+    _note(folder, pid=os.getpid(), host=socket.gethostname())
     steps = read_jsonl(folder.steps)
     before_s = float(steps[-1]["seconds"]) if steps else 0.0
     return parse_recipe(saved, str(folder.recipe)), before_s
@@ -170,7 +172,7 @@ def _train_model(setup: Setup, folder: RunFolder, journal: Journal, resume: bool
         journal=journal,
         resume=resume,
     )
-    save_tuned(tuning.base, folder.model, extra=setup.manifest())
+    save_tuned(tuning.base, folder.model, state=fitted.weights, extra=setup.manifest())
     journal.say(
         f"trained {fitted.steps} steps in {fitted.seconds:.0f} s ({fitted.ended}); "
         f"best at step {fitted.best_step}"
@@ -266,18 +268,31 @@ def _report(
     metrics: Sequence[str],
     seconds: float,
 ) -> Report:
-    card = read_json(folder.card)
+    splits, layout = setup.prepared.splits, setup.prepared.layout
+    details = {
+        **make_details(
+            predictions,
+            train=splits.train,
+            layout_labels=layout.labels,
+            task=setup.task,
+            places={example.id: example.place for example in splits.test},
+        ),
+        "recipe": folder.recipe.read_text(encoding="utf-8"),
+        "derived": setup.derived,
+        "steps": _thinned(read_jsonl(folder.steps)),
+        "evaluations": read_jsonl(folder.evaluations),
+        "card": read_json(folder.card),
+        "environment": environment(setup.device),
+        "primary_metric": metrics[0],
+    }
+    cost = _cost(setup, fitted, seconds)
     verdict, because, next_steps = judge(
         results,
         comparisons,
         primary_metric=metrics[0],
-        num_train=len(setup.prepared.splits.train),
-    )
-    details = make_details(
-        predictions,
-        train=setup.prepared.splits.train,
-        layout_labels=setup.prepared.layout.labels,
-        task=setup.task,
+        num_train=len(splits.train),
+        cost=cost,
+        details=details,
     )
     return Report(
         task=setup.task,
@@ -285,20 +300,11 @@ def _report(
         primary_metric=metrics[0],
         results=tuple(results),
         comparisons=tuple(comparisons),
-        cost=_cost(setup, fitted, seconds),
+        cost=cost,
         verdict=verdict,
-        because=tuple(because),
-        next_steps=tuple(next_steps),
-        details={
-            **details,
-            "recipe": folder.recipe.read_text(encoding="utf-8"),
-            "derived": setup.derived,
-            "steps": _thinned(read_jsonl(folder.steps)),
-            "evaluations": read_jsonl(folder.evaluations),
-            "card": card,
-            "environment": environment(setup.device),
-            "primary_metric": metrics[0],
-        },
+        because=because,
+        next_steps=next_steps,
+        details=details,
     )
 
 

@@ -17,7 +17,7 @@ Verdict = Literal["ship", "more data", "do not tune"]
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One turn of a conversation. weight 0 removes an assistant turn from the loss; None means 1."""
+    """One turn of a conversation. weight 0 takes an assistant turn out of the loss; None is 1."""
 
     role: Literal["system", "user", "assistant", "tool"]
     content: str

@@ -52,8 +52,9 @@ def answer_with_rivals(
         seed=recipe.training.seed,
         asker=setup.asker(base),
         advance=lambda done: None,
+        num_few_shot=recipe.evaluation.num_few_shot,
     )
-    wanted = tuple(dict.fromkeys(("base", *(n for n in names if n != FROM_SCRATCH))))
+    wanted = tuple(name for name in names if name != FROM_SCRATCH)
     answers = run_baselines(wanted, material, journal)
     if FROM_SCRATCH in names:
         answers[FROM_SCRATCH] = _from_scratch(setup, test, journal)

@@ -164,6 +164,10 @@ def open_model(setup: Setup, journal: Journal, *, random_init: bool = False) -> 
     if recipe.training.activation_checkpointing == "on":
         base.plain.gradient_checkpointing_enable()
     parameters = trainable_parameters(base.model)
+    for _, parameter in parameters:
+        # One precision throughout: a layer in fp32 would cast every activation there and back.
+        # What is learned is kept in fp32 by the optimiser.
+        parameter.data = parameter.data.to(setup.dtype)
     names = frozenset(n for n, _ in parameters if _is_head(n, heads, base))
     trained = sum(p.numel() for _, p in parameters)
     journal.say(

@@ -31,42 +31,52 @@ class RunFolder:
 
     @property
     def recipe(self) -> Path:
+        """The recipe as resolved, every derived value with its reason."""
         return self.path / "recipe.yaml"
 
     @property
     def card(self) -> Path:
+        """The data card."""
         return self.path / "card.json"
 
     @property
     def steps(self) -> Path:
+        """One line per optimiser step."""
         return self.path / "steps.jsonl"
 
     @property
     def evaluations(self) -> Path:
+        """One line per look at validation."""
         return self.path / "evaluations.jsonl"
 
     @property
     def checkpoints(self) -> Path:
+        """Full training states, each with a manifest."""
         return self.path / "checkpoints"
 
     @property
     def model(self) -> Path:
+        """The tuned model, as transformers and PEFT load it."""
         return self.path / "model"
 
     @property
     def predictions(self) -> Path:
+        """One line per row and system."""
         return self.path / "predictions.jsonl"
 
     @property
     def report_json(self) -> Path:
+        """The verdict and its evidence, for programs."""
         return self.path / "report.json"
 
     @property
     def report_html(self) -> Path:
+        """The same, as one page."""
         return self.path / "report.html"
 
     @property
     def report_md(self) -> Path:
+        """The same, in short."""
         return self.path / "report.md"
 
     @property
@@ -76,6 +86,7 @@ class RunFolder:
 
     @property
     def log(self) -> Path:
+        """What was said while the run went on."""
         return self.path / "log.txt"
 
 
@@ -133,7 +144,7 @@ def write_atomic(path: Path, content: str | bytes) -> None:
 
 
 def sync_folder(path: Path) -> None:
-    """Flush a folder's entries, so that a rename survives a power cut; a no-op where unsupported."""
+    """Flush a folder's entries, so that a rename survives a power cut; no-op on Windows."""
     if os.name == "nt":  # Windows cannot open a folder for fsync.
         return
     handle = os.open(path, os.O_RDONLY)
@@ -144,7 +155,7 @@ def sync_folder(path: Path) -> None:
 
 
 def to_plain(value: Any) -> Any:
-    """Turn records, paths, tuples and numpy scalars into what JSON knows; NaN and inf become null."""
+    """Records, paths, tuples and numpy values as what JSON knows; NaN and inf become null."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {f.name: to_plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
     if isinstance(value, Mapping):
@@ -176,7 +187,7 @@ def read_json(path: Path) -> Any:
     except FileNotFoundError as error:
         raise RunError(f"{path}: missing; is this a finished run folder?") from error
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise RunError(f"{path}: not valid JSON ({error}); the run may need to be repeated") from error
+        raise RunError(f"{path}: not valid JSON ({error}); run it again") from error
 
 
 def append_jsonl(path: Path, rows: Iterable[Any]) -> None:
@@ -188,7 +199,8 @@ def append_jsonl(path: Path, rows: Iterable[Any]) -> None:
 
 def write_jsonl(path: Path, rows: Iterable[Any]) -> None:
     """Replace a JSON lines file, atomically."""
-    write_atomic(path, "".join(json.dumps(to_plain(row), ensure_ascii=False) + "\n" for row in rows))
+    lines = (json.dumps(to_plain(row), ensure_ascii=False) + "\n" for row in rows)
+    write_atomic(path, "".join(lines))
 
 
 def read_jsonl(path: Path) -> list[Any]:
@@ -203,5 +215,6 @@ def read_jsonl(path: Path) -> list[Any]:
         except json.JSONDecodeError as error:
             if number == len(lines):
                 break
-            raise RunError(f"{path}:{number}: not valid JSON; the file was changed by hand?") from error
+            message = f"{path}:{number}: not valid JSON; was the file changed by hand?"
+            raise RunError(message) from error
     return rows

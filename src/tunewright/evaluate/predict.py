@@ -201,7 +201,8 @@ def score_rows(asker: Asker, rows: Sequence[Row], advance: Advance) -> list[tupl
             logits_NV = target_logits(base.model, model_inputs(batch), batch.predicts_BT)
             losses_N = F.cross_entropy(logits_NV.float(), batch.target, reduction="none")
         counts = batch.predicts_BT.sum(1).tolist()
-        for number, losses in zip(part, losses_N.double().cpu().split(counts), strict=True):
+        each = torch.split(losses_N.double().cpu(), counts)  # type: ignore[no-untyped-call]
+        for number, losses in zip(part, each, strict=True):
             results[number] = (float(losses.sum()), int(losses.numel()))
         done += part.size
         advance(done / len(rows))
@@ -297,11 +298,11 @@ def _prediction(
 
 def _softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
     shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return shifted / shifted.sum(axis=1, keepdims=True)
+    return np.asarray(shifted / shifted.sum(axis=1, keepdims=True), dtype=np.float32)
 
 
 def _sigmoid(logits: NDArray[np.float32]) -> NDArray[np.float32]:
-    return 1.0 / (1.0 + np.exp(-logits))
+    return np.asarray(1.0 / (1.0 + np.exp(-logits)), dtype=np.float32)
 
 
 Predictor = Callable[[Asker, Sequence[Example], str, str, Advance], list[Prediction]]

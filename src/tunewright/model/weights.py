@@ -138,6 +138,7 @@ def _save_weights(base: Base, folder: Path, state: dict[str, torch.Tensor]) -> s
     """Write weights and config; returns what they are, "lora" or "full"."""
     if base.adapter != "lora":
         base.model.save_pretrained(folder, state_dict=state)
+        _note_dtype(folder, state)
         return "full"
     if base.source.is_adapter:  # the base exists only merged in memory, so it is saved along
         base.plain.save_pretrained(folder, state_dict=merged_state(base.model, state))
@@ -154,6 +155,22 @@ def _save_weights(base: Base, folder: Path, state: dict[str, torch.Tensor]) -> s
     config.save_pretrained(str(folder))
     config.base_model_name_or_path, config.inference_mode, config.revision = kept
     return "lora"
+
+
+def _note_dtype(folder: Path, state: Mapping[str, torch.Tensor]) -> None:
+    """Let the config name the precision of the tensors saved, not of the model in memory.
+
+    transformers loads in the precision that the config names, and would round fp32 weights away.
+    """
+    kinds = {tensor.dtype for tensor in state.values() if tensor.is_floating_point()}
+    if kinds != {torch.float32}:
+        return
+    path = folder / "config.json"
+    config = safety.read_model_json(path)
+    for name in ("dtype", "torch_dtype"):
+        if name in config:
+            config[name] = "float32"
+    write_json(path, config)
 
 
 def _save_generation_config(model: Any, folder: Path) -> None:

@@ -91,7 +91,10 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Fitted:
-    """What training came to. steps are those taken; best_step is where the weights come from."""
+    """What training came to. steps are those taken; best_step is where the weights come from.
+
+    weights: fp32, by parameter name; the model itself holds them rounded to its own precision.
+    """
 
     steps: int
     best_step: int
@@ -100,6 +103,7 @@ class Fitted:
     peak_memory_bytes: int
     ended: str
     evaluations: tuple[Evaluation, ...]
+    weights: Mapping[str, Tensor]
 
 
 Evaluate = Callable[[], tuple[float, float, Mapping[str, float]]]
@@ -134,8 +138,9 @@ def fit(
         while not run.progress.finished:
             run.one_step(log_step, advance)
             run.look_around(evaluate, log_evaluation)
-            if stop.is_set() and not run.progress.finished:
-                run.save()
+            if stop.is_set():
+                if not run.progress.finished:
+                    run.save()
                 raise Interrupted(
                     f"training: stopped at step {run.progress.step} of {run.total_steps} and "
                     "saved; run again with --resume to go on"
@@ -249,6 +254,7 @@ class _Run:
             peak_memory_bytes=peak_memory(self.cutting.device),
             ended=progress.finished,
             evaluations=tuple(Evaluation(**item) for item in progress.evaluations),
+            weights=self.optimizer.weights(),
         )
 
     def _evaluate(self, evaluate: Evaluate, log_evaluation: Callable[[Evaluation], None]) -> bool:

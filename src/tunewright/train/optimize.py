@@ -83,7 +83,8 @@ class MasterAdamW:
         if not grads:
             return torch.zeros(())
         torch._foreach_mul_(grads, scale)
-        return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads)))
+        norm: Tensor = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads)))
+        return norm
 
     def step(self, rate_factor: float, norm: float) -> None:
         """One update at `rate_factor` times the peak rates; clips to max_grad_norm first."""

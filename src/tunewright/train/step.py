@@ -109,7 +109,7 @@ def _backward(
     total = 0.0
     for batch in cutting.cut(rows):
         loss = objective(model, batch, label_smoothing=label_smoothing)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         total += float(loss.detach())
     return total
 
