@@ -133,9 +133,5 @@ def test_multi_reference_bleu_of_real_rows_equals_sacrebleu() -> None:
         make_row(i, answer, group)
         for i, (answer, group) in enumerate(zip(answers, groups, strict=True))
     ]
-    ours = measure(rows, ["bleu", "chrf"], ())
     bleu = sacrebleu.corpus_bleu(answers, streams(rows), force=True).score
-    assert ours["bleu"] == pytest.approx(bleu, abs=0.001)
-    assert ours["chrf"] == pytest.approx(
-        sacrebleu.corpus_chrf(answers, streams(rows)).score, abs=0.001
-    )
+    assert measure(rows, ["bleu"], ())["bleu"] == pytest.approx(bleu, abs=0.001)
