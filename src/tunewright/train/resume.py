@@ -6,9 +6,9 @@ keeps fsync's promise, what bears such a name is complete. Later damage (a flipp
 foreign or swapped file, an edited manifest) is found by the SHA-256 manifest before a single number
 is used, and the checkpoint before it is taken. A disk that fills costs the new checkpoint only.
 
-The scope. One writer per folder at a time. The manifest finds accidents; it is no signature against
-someone who rewrites it on purpose. No file here can run code: tensors are safetensors, the rest is
-JSON.
+The scope. One run per folder at a time; `load_newest` is for that run alone, because it clears
+leftovers. The manifest finds accidents; it is no signature against someone who rewrites it on
+purpose. No file here can run code: tensors are safetensors, the rest is JSON.
 
     step-00000120/   tensors.safetensors (or numbered parts), state.json, MANIFEST.json
     .tmp-.../        being written or deleted; removed by the next save or load
