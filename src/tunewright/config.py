@@ -173,6 +173,10 @@ class TrainingSection(Section):
     """Dropout inside the base; auto: what its config says."""
     token_dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
     """Share of input tokens hidden at random, anew for each row and epoch (encoders)."""
+    pooling: Literal["auto", "mean", "base"] = "auto"
+    """How an encoder sums a text up for its head; auto: by the mean where it was made for that."""
+    head_init: Literal["auto", "probe", "random"] = "auto"
+    """Where a new head starts; auto: from a linear model on the frozen base where there is one."""
     ema: Annotated[float, Field(gt=0.0, lt=1.0)] | Literal["none"] = "none"
     """Decay of an exponential moving average of the weights, which is then what is evaluated."""
     seed: int = 17
@@ -426,8 +430,8 @@ def _explain(error: ValidationError, place: str, lines: Mapping[str, int]) -> st
             hint = f"known here: {', '.join(known)}"
         return f"{where}: unknown key {key}; {hint}"
     if problem["type"] in ("model_type", "model_attributes_type"):
-        known = ", ".join(_known_keys(key_path))
-        return f"{where}: {key} is a section; give it keys: {known}"
+        keys = ", ".join(_known_keys(key_path))
+        return f"{where}: {key} is a section; give it keys: {keys}"
     same_key = [p for p in error.errors() if _real_keys([str(x) for x in p["loc"]]) == key_path]
     wishes = "; or ".join(dict.fromkeys(_wish(item) for item in same_key))
     value = repr(problem["input"])

@@ -49,12 +49,14 @@ from tunewright.store import (
     RunFolder,
     append_jsonl,
     open_run,
+    owning_run,
     read_json,
     read_jsonl,
     write_atomic,
     write_json,
     write_jsonl,
 )
+from tunewright.train.head import start_head
 from tunewright.train.loop import Evaluation, Fitted, fit
 from tunewright.train.objectives import OBJECTIVES
 from tunewright.validation import make_evaluate
@@ -81,12 +83,17 @@ def train(recipe: Recipe, run_dir: Path, journal: Journal, *, resume: bool = Fal
     Raises UserError for what the user can mend, Refusal when it will not fit, Interrupted when
     stopped; each leaves the folder resumable.
     """
-    started = time.time()
     folder = open_run(run_dir, resume=resume)
     journal.log_file = folder.log
+    with owning_run(folder):
+        return _train(recipe, folder, journal, resume)
+
+
+def _train(recipe: Recipe, folder: RunFolder, journal: Journal, resume: bool) -> Report:
+    started = time.time()
     recipe, before_s = _begin(folder, recipe, resume, started)
     if resume and folder.report_json.exists():
-        journal.say(f"{run_dir}: finished already; nothing left to do")
+        journal.say(f"{folder.path}: finished already; nothing left to do")
         return read_report(folder.report_json)
 
     prepared = prepare(recipe.data, recipe.task, journal)
@@ -122,14 +129,14 @@ def _begin(folder: RunFolder, recipe: Recipe, resume: bool, started: float) -> t
     Returns the recipe to run and the seconds that earlier attempts took.
     """
     asked = dump_recipe(recipe)
-    if not resume:
+    # The recipe is what makes a folder a run, so it is written last.
+    if not (resume and folder.recipe.exists() and folder.state.exists()):
+        state = {
+            "stage": "preparing", "started": started, "pid": os.getpid(),
+            "host": socket.gethostname(), "asked": asked, "tunewright": version("tunewright"),
+        }  # fmt: skip
+        write_json(folder.state, state)
         write_atomic(folder.recipe, asked)
-        write_json(
-            folder.state,
-            {"stage": "preparing", "started": started, "pid": os.getpid(),
-             "host": socket.gethostname(), "asked": asked,
-             "tunewright": version("tunewright")},
-        )  # fmt: skip
         return recipe, 0.0
     state = read_json(folder.state)
     saved = folder.recipe.read_text(encoding="utf-8")
@@ -157,6 +164,8 @@ def _train_model(setup: Setup, folder: RunFolder, journal: Journal, resume: bool
     journal.trackers = [
         open_tracker(name, folder.path, setup.recipe.model_dump()) for name in training.trackers
     ]
+    if training.head_init != "random" and start_head(tuning.base, rows, tuning.plan.pad_id):
+        journal.say("the new head starts from a linear model on the frozen base")
     fitted = fit(
         tuning.base.model,
         tuning.parameters,
@@ -215,7 +224,7 @@ def _forget_after(folder: RunFolder, step: int) -> None:
 def _answer(setup: Setup, folder: RunFolder, journal: Journal) -> dict[str, list[Prediction]]:
     """Test predictions of the saved model, its base and the baselines; kept in the run folder."""
     if folder.predictions.exists():
-        return {system: rows for (system, _), rows in read_predictions(folder.predictions).items()}
+        return _saved_answers(folder)
     test = setup.test
     if not test:
         journal.warn("no test rows: nothing to judge; give data.test a share or a file")
@@ -227,7 +236,12 @@ def _answer(setup: Setup, folder: RunFolder, journal: Journal) -> dict[str, list
         tuned = asker.predict(test, system="tuned", split="test", advance=lambda d: advance(d, ""))
     predictions = {"tuned": tuned, **answer_with_rivals(setup, test, journal)}
     save_predictions(folder.predictions, [p for rows in predictions.values() for p in rows])
-    return predictions
+    # What was written is what is judged, so that a run resumed after this point scores the same.
+    return _saved_answers(folder)
+
+
+def _saved_answers(folder: RunFolder) -> dict[str, list[Prediction]]:
+    return {system: rows for (system, _), rows in read_predictions(folder.predictions).items()}
 
 
 def _score(

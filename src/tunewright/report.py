@@ -24,13 +24,13 @@ VERDICTS = ("ship", "more data", "do not tune", None)
 
 
 def write_report(folder: RunFolder, report: Report) -> None:
-    """Write report.json, report.md and report.html, each atomically.
+    """Write report.md, report.html and report.json, each atomically; the last says "finished".
 
     Raises DiskFull or RunError naming the file that could not be written.
     """
-    write_json(folder.report_json, make_report_json(report))
     write_atomic(folder.report_md, make_markdown(report))
     write_atomic(folder.report_html, make_page(report))
+    write_json(folder.report_json, make_report_json(report))
 
 
 def make_report_json(report: Report) -> dict[str, Any]:

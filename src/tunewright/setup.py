@@ -30,6 +30,7 @@ from tunewright.model.device import (
     pick_device,
 )
 from tunewright.model.load import Base, load_base, longest_input
+from tunewright.model.pooling import add_mean_pooling, wants_mean_pooling
 from tunewright.model.tokenizer import unknown_pieces
 from tunewright.records import Derived, Example
 from tunewright.train.loop import Plan
@@ -159,6 +160,8 @@ def open_model(setup: Setup, journal: Journal, *, random_init: bool = False) -> 
     if random_init:
         base = _load(recipe, setup.prepared, setup.device, setup.dtype, random_init=True)
     adapter = recipe.adapter
+    if adapter.method == "full" and not random_init and _pools_by_mean(recipe, base):
+        add_mean_pooling(base)
     heads = head_modules(base)
     base = attach(base, adapter.method, seed=recipe.training.seed, **_low_rank(adapter))
     if recipe.training.activation_checkpointing == "on":
@@ -175,6 +178,16 @@ def open_model(setup: Setup, journal: Journal, *, random_init: bool = False) -> 
         f"({adapter.method}, {recipe.training.precision})"
     )
     return Tuning(base, parameters, _plan(setup, base, names))
+
+
+def _pools_by_mean(recipe: Recipe, base: Base) -> bool:
+    wish = recipe.training.pooling
+    if wish == "mean" and not wants_mean_pooling(base):
+        raise ModelError(
+            f"{base.reference}: training.pooling mean is for sentence encoders of BERT's shape; "
+            "leave it at auto"
+        )
+    return wish != "base" and wants_mean_pooling(base)
 
 
 def first_by_content(examples: Sequence[Example], most: int | None) -> tuple[Example, ...]:

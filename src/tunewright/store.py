@@ -11,6 +11,7 @@ import errno
 import json
 import math
 import os
+import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -18,6 +19,11 @@ from pathlib import Path
 from typing import Any
 
 from tunewright.errors import DiskFull, RunError
+
+try:
+    import fcntl
+except ImportError:  # Windows has no such lock
+    fcntl = None  # type: ignore[assignment]
 
 # Errno values that mean "no room": the disk, the quota, or the size limit of a file.
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -99,18 +105,43 @@ def open_run(path: Path, *, resume: bool) -> RunFolder:
     folder = RunFolder(path)
     if path.exists() and not path.is_dir():
         raise RunError(f"{path}: is a file, not a folder; give another --run-dir")
-    taken = path.is_dir() and any(path.iterdir())
+    # Hidden files are what a killed write left behind, never the user's or a run's own.
+    taken = path.is_dir() and any(not item.name.startswith(".") for item in path.iterdir())
     if taken and not resume:
         what = "already holds a run" if folder.recipe.exists() else "is not empty"
         hint = "add --resume to continue it, or " if folder.recipe.exists() else ""
         raise RunError(f"{path}: {what}; {hint}give another --run-dir")
-    if resume and not folder.recipe.exists():
+    if resume and not (folder.recipe.exists() or folder.state.exists()):
         raise RunError(f"{path}: no run to resume here; leave out --resume to start one")
     with naming_disk_errors(path):
         path.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=path, prefix=".probe-"):
             pass
     return folder
+
+
+@contextmanager
+def owning_run(folder: RunFolder) -> Iterator[None]:
+    """Hold a run folder alone, and clear what a killed owner left half written.
+
+    The lock dies with the process. Raises RunError when another process holds it.
+    """
+    with naming_disk_errors(folder.path):
+        lock = open(folder.path / ".lock", "w")  # noqa: SIM115 - held until the run ends
+    with lock:
+        try:
+            if fcntl is not None:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise RunError(
+                f"{folder.path}: another process works in this run; wait for it, or end it"
+            ) from error
+        for left in folder.path.glob(".*.tmp"):
+            if left.is_dir():
+                shutil.rmtree(left, ignore_errors=True)
+            else:
+                left.unlink(missing_ok=True)
+        yield
 
 
 @contextmanager

@@ -17,7 +17,6 @@ from typing import Any
 import peft
 import torch
 from peft.tuners.lora import LoraLayer
-from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from tunewright.errors import DiskFull, ModelError, TunewrightError
@@ -45,7 +44,7 @@ def save_tuned(
     Raises DiskFull or RunError; what was in `folder` before is then still there.
     """
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-    with naming_disk_errors(folder), _naming_safetensors_errors(folder), quiet():
+    with naming_disk_errors(folder), _naming_full_disks(folder), quiet():
         shutil.rmtree(temporary, ignore_errors=True)
         try:
             temporary.mkdir(parents=True)
@@ -315,11 +314,11 @@ def _put_adapter(model: Any, source: ModelSource) -> Any:
 
 
 @contextmanager
-def _naming_safetensors_errors(folder: Path) -> Iterator[None]:
-    """safetensors reports a full disk in its own words."""
+def _naming_full_disks(folder: Path) -> Iterator[None]:
+    """safetensors and tokenizers report a full disk in their own words."""
     try:
         yield
-    except SafetensorError as error:
+    except Exception as error:  # tokenizers raises Exception itself
         text = str(error)
         if any(sign in text for sign in ("os error 28", "os error 27", "os error 122")):
             raise DiskFull(

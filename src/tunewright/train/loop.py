@@ -238,11 +238,19 @@ class _Run:
         """Put the weights of the best evaluation into the model (the last ones without any)."""
         best = self.progress.best_step
         if best is not None and best != self.progress.step:
-            path = self.checkpoints / f"step-{best:08d}"
-            checkpoint = load_checkpoint(path)
-            self.optimizer.load_state_tensors(checkpoint.tensors, checkpoint.state["updates"])
+            self._load_best(self.checkpoints / f"step-{best:08d}")
         self.optimizer.use_averages()
         self.model.eval()
+
+    def _load_best(self, path: Path) -> None:
+        try:
+            checkpoint = load_checkpoint(path)
+        except RunError as damage:
+            # Repeating the run is the user's choice; refusing for ever would lose what there is.
+            self.journal.warn(f"{damage}; the weights of the last step are used instead")
+            self.progress.best_step = self.progress.step
+            return
+        self.optimizer.load_state_tensors(checkpoint.tensors, checkpoint.state["updates"])
 
     def summary(self) -> Fitted:
         progress = self.progress

@@ -1,0 +1,112 @@
+"""A head that starts from what the frozen base already knows, instead of from noise.
+
+Tuning a good base under a random head first distorts its features (Kumar et al. 2022, "Fine-Tuning
+can Distort Pretrained Features"): so the head is fitted on frozen features, then all is tuned.
+
+Shapes: N rows, H features, K classes.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from tunewright.data.batch import batches_by_length, make_batch, model_inputs
+from tunewright.data.render import Row
+from tunewright.model.load import Base
+
+PENALTY = 1e-3
+"""Weight of the squared head weights beside the mean loss, on features of unit deviation."""
+MOST_ROWS = 20_000
+FORWARD_TOKENS = 8192
+
+
+def find_head(base: Base) -> nn.Linear | None:
+    """The linear layer that alone is new and reads one vector per row; None where there is none."""
+    names = {name.rpartition(".")[0] for name in base.fresh}
+    modules = dict(base.plain.named_modules())
+    if len(names) != 1:
+        return None
+    head = modules.get(next(iter(names)))
+    return head if isinstance(head, nn.Linear) and head.bias is not None else None
+
+
+def start_head(base: Base, rows: Sequence[Row], pad_id: int) -> bool:
+    """Fit the new head on frozen features of the training rows; False where that cannot be done.
+
+    The same rows and base give the same head.
+    """
+    head = find_head(base)
+    if head is None or base.task not in ("classify", "regress"):
+        return False
+    rows = sorted(rows, key=lambda row: row.id)[:MOST_ROWS]
+    features_NH = _features(base, head, rows, pad_id)
+    if features_NH is None:
+        return False
+    mean, deviation = features_NH.mean(axis=0), float(features_NH.std(axis=0).mean())
+    standard_NH = (features_NH - mean) / max(deviation, 1e-12)
+    fitted = _fit(standard_NH, rows)
+    if fitted is None:
+        return False
+    weight_KH, bias_K = fitted
+    if weight_KH.shape != tuple(head.weight.shape):
+        return False
+    weight_KH = weight_KH / max(deviation, 1e-12)
+    with torch.no_grad():
+        head.weight.copy_(torch.from_numpy(weight_KH))
+        head.bias.copy_(torch.from_numpy(bias_K - weight_KH @ mean))
+    return True
+
+
+def _features(
+    base: Base, head: nn.Linear, rows: Sequence[Row], pad_id: int
+) -> NDArray[np.float64] | None:
+    """What the head reads for each row, (N, H); None unless it is one vector per row."""
+    seen: list[torch.Tensor] = []
+    handle = head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    was_training = base.model.training
+    base.model.eval()
+    out: NDArray[np.float64] | None = None
+    try:
+        for part in batches_by_length(rows, FORWARD_TOKENS):
+            batch = make_batch([rows[i] for i in part], pad_id=pad_id, device=base.device)
+            with torch.inference_mode():
+                base.model(**model_inputs(batch))
+            features = seen.pop()
+            if features.ndim != 2:
+                return None
+            if out is None:
+                out = np.zeros((len(rows), features.shape[1]))
+            out[part] = features.double().cpu().numpy()
+    finally:
+        handle.remove()
+        base.model.train(was_training)
+    return out
+
+
+def _fit(
+    features_NH: NDArray[np.float64], rows: Sequence[Row]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
+    """(weight (K, H), bias (K,)) of a penalised linear model on standardised features."""
+    from sklearn.linear_model import LogisticRegression, Ridge
+
+    first = rows[0].target
+    if isinstance(first, float):
+        ridge = Ridge(alpha=PENALTY * len(rows)).fit(features_NH, [row.target for row in rows])
+        return np.atleast_2d(ridge.coef_), np.atleast_1d(ridge.intercept_)
+    if not isinstance(first, int):
+        return None  # several labels per row: a head from noise does as well
+    strength = 1.0 / (2.0 * PENALTY * len(rows))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # unconverged is good enough for a start
+        model = LogisticRegression(C=strength, max_iter=100)
+        model.fit(features_NH, [row.target for row in rows])
+    weight, bias = model.coef_, model.intercept_
+    if len(model.classes_) == 2:  # one row of weights stands for both classes
+        weight, bias = np.vstack([-weight, weight]) / 2, np.hstack([-bias, bias]) / 2
+    return weight, bias
