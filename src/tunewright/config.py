@@ -177,6 +177,8 @@ class TrainingSection(Section):
     """How an encoder sums a text up for its head; auto: by the mean where it was made for that."""
     head_init: Literal["auto", "probe", "random"] = "auto"
     """Where a new head starts; auto: from a linear model on the frozen base where there is one."""
+    interpolate: Literal["auto", "on", "off"] = "auto"
+    """Try weights between start and best on validation; auto: where the head started fitted."""
     ema: Annotated[float, Field(gt=0.0, lt=1.0)] | Literal["none"] = "none"
     """Decay of an exponential moving average of the weights, which is then what is evaluated."""
     seed: int = 17

@@ -23,7 +23,7 @@ from tunewright.config import Recipe, dump_recipe, parse_recipe
 from tunewright.data.card import make_card
 from tunewright.data.prepare import Prepared, prepare
 from tunewright.data.render import Row, render, target_tokens_lost
-from tunewright.errors import RunError
+from tunewright.errors import Refusal, RunError, UserError
 from tunewright.evaluate.compare import compare
 from tunewright.evaluate.details import make_details
 from tunewright.evaluate.saved import read_predictions, save_predictions
@@ -43,7 +43,7 @@ from tunewright.records import (
     StepLog,
 )
 from tunewright.report import read_report, write_report
-from tunewright.rivals import answer_with_rivals
+from tunewright.rivals import answer_with_rivals, check_rivals
 from tunewright.setup import Setup, make_setup, open_model
 from tunewright.store import (
     RunFolder,
@@ -96,15 +96,14 @@ def _train(recipe: Recipe, folder: RunFolder, journal: Journal, resume: bool) ->
         journal.say(f"{folder.path}: finished already; nothing left to do")
         return read_report(folder.report_json)
 
-    prepared = prepare(recipe.data, recipe.task, journal)
-    setup = make_setup(recipe, prepared, journal)
+    setup = _prepare(recipe, folder, journal, resume)
     write_atomic(folder.recipe, dump_recipe(setup.recipe, setup.derived))
     _note(folder, stage="training")
     fitted = _train_model(setup, folder, journal, resume)
 
     _note(folder, stage="evaluating")
     predictions = _answer(setup, folder, journal)
-    metrics = choose_metrics(setup.recipe, prepared)
+    metrics = choose_metrics(setup.recipe, setup.prepared)
     results = _score(predictions, metrics, setup, journal)
     comparisons = _compare(predictions, metrics[0], setup)
     seconds = before_s + time.time() - started
@@ -112,6 +111,21 @@ def _train(recipe: Recipe, folder: RunFolder, journal: Journal, resume: bool) ->
     write_report(folder, replace(report, details={**report.details, "warnings": journal.warnings}))
     _note(folder, stage="finished")
     return report
+
+
+def _prepare(recipe: Recipe, folder: RunFolder, journal: Journal, resume: bool) -> Setup:
+    """Everything before the first step. A run that fails here leaves its folder as it was."""
+    try:
+        check_rivals(recipe)
+        prepared = prepare(recipe.data, recipe.task, journal)
+        choose_metrics(recipe, prepared)  # a wrong name is told before a weight is loaded
+        return make_setup(recipe, prepared, journal)
+    except (UserError, Refusal):
+        # Nothing was learned yet, so the mended recipe may start in the same place.
+        if not resume:
+            for path in (folder.recipe, folder.state, folder.log):
+                path.unlink(missing_ok=True)
+        raise
 
 
 def choose_metrics(recipe: Recipe, prepared: Prepared) -> tuple[str, ...]:
@@ -164,13 +178,17 @@ def _train_model(setup: Setup, folder: RunFolder, journal: Journal, resume: bool
     journal.trackers = [
         open_tracker(name, folder.path, setup.recipe.model_dump()) for name in training.trackers
     ]
-    if training.head_init != "random" and start_head(tuning.base, rows, tuning.plan.pad_id):
+    fitted_head = training.head_init != "random" and start_head(
+        tuning.base, rows, tuning.plan.pad_id
+    )
+    if fitted_head:
         journal.say("the new head starts from a linear model on the frozen base")
+    mixing = training.interpolate == "on" or (training.interpolate == "auto" and fitted_head)
     fitted = fit(
         tuning.base.model,
         tuning.parameters,
         rows,
-        tuning.plan,
+        replace(tuning.plan, fitted_start=mixing),
         training,
         objective=OBJECTIVES[setup.objective],
         evaluate=make_evaluate(setup, tuning.base, choose_metrics(setup.recipe, setup.prepared)),

@@ -9,8 +9,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from tunewright.config import Recipe
 from tunewright.data.render import render
-from tunewright.evaluate.baselines import Material, default_baselines, run_baselines
+from tunewright.evaluate.baselines import (
+    Material,
+    check_baselines,
+    default_baselines,
+    run_baselines,
+)
 from tunewright.journal import Journal
 from tunewright.metrics.table import metrics_for
 from tunewright.model.load import load_base
@@ -20,6 +26,12 @@ from tunewright.train.loop import fit
 from tunewright.train.objectives import OBJECTIVES
 
 FROM_SCRATCH = "from_scratch"
+
+
+def check_rivals(recipe: Recipe) -> None:
+    """Raise RecipeError for an unknown baseline: asked before training, not after it."""
+    if recipe.evaluation.baselines != "auto":
+        check_baselines(recipe.evaluation.baselines, also=(FROM_SCRATCH,))
 
 
 def answer_with_rivals(

@@ -37,6 +37,17 @@ def default_baselines(task: str, *, kind: Kind | None, has_columns: bool) -> tup
     return tuple(names)
 
 
+def check_baselines(names: Iterable[str], *, also: Iterable[str] = ()) -> None:
+    """Raise RecipeError for a name that stands neither in BASELINES nor in `also`."""
+    known = [*BASELINES, *also]
+    for name in names:
+        if name in known:
+            continue
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"use {', '.join(known)}"
+        raise RecipeError(f"evaluation.baselines: {name!r} unknown; {hint}")
+
+
 def run_baselines(
     names: Iterable[str], material: Material, journal: Journal
 ) -> dict[str, list[Prediction]]:
@@ -46,8 +57,7 @@ def run_baselines(
     RecipeError for an unknown name before any is made; a stop signal passes through.
     """
     wanted = list(dict.fromkeys(names))
-    for name in wanted:
-        _check_known(name)
+    check_baselines(wanted)
     answers: dict[str, list[Prediction]] = {}
     for name in wanted if material.test else ():
         try:
@@ -66,14 +76,6 @@ def run_baselines(
 def _run(name: str, material: Material, journal: Journal) -> list[Prediction]:
     with journal.progress(f"baseline {name}", 1.0) as advance:
         return BASELINES[name](replace(material, advance=lambda done: advance(done, "")))
-
-
-def _check_known(name: str) -> None:
-    if name in BASELINES:
-        return
-    near = difflib.get_close_matches(name, BASELINES, n=1)
-    hint = f"did you mean {near[0]}?" if near else f"use {', '.join(BASELINES)}"
-    raise RecipeError(f"evaluation.baselines: {name!r} unknown; {hint}")
 
 
 _GENERATION = ("generate", "chat")

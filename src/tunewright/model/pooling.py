@@ -23,7 +23,7 @@ POOLER_GAIN = 0.3
 
 
 def wants_mean_pooling(base: Base) -> bool:
-    """Whether the checkpoint was trained with mean pooling, by its own word, and is of BERT shape."""
+    """Whether the checkpoint says it was trained with mean pooling, and has the shape of BERT."""
     plain = base.plain
     if base.task not in ("classify", "regress") or plain.config.model_type != "bert":
         return False

@@ -34,6 +34,9 @@ from tunewright.train.optimize import MasterAdamW, Rates, rate_factor
 from tunewright.train.resume import Checkpoint, load_checkpoint, load_newest, prune, save_checkpoint
 from tunewright.train.step import MicroBatching, StepResult, take_step
 
+MIXES = (0.25, 0.5, 0.75)
+"""Shares of the way from the start to the best weights that are tried at the end."""
+
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
@@ -63,6 +66,8 @@ class Plan:
     head_names: frozenset[str]
     pad_id: int
     mask_id: int | None = None
+    fitted_start: bool = False
+    """The start is a model worth having: it is evaluated, and mixed with the best at the end."""
     special_ids: frozenset[int] = frozenset()
     minutes: float | None = None
 
@@ -86,6 +91,9 @@ class Progress:
     best_loss: float = math.inf
     max_batch_tokens: int = 0
     finished: str = ""
+    mix: float = 1.0
+    start_value: float = math.nan
+    start_loss: float = math.nan
     evaluations: list[dict[str, Any]] = field(default_factory=list)
 
 
@@ -102,6 +110,7 @@ class Fitted:
     seconds: float
     peak_memory_bytes: int
     ended: str
+    mix: float
     evaluations: tuple[Evaluation, ...]
     weights: Mapping[str, Tensor]
 
@@ -134,6 +143,8 @@ def fit(
     """
     run = _Run(model, parameters, rows, plan, config, objective, checkpoints, journal)
     run.start(resume, forget_after)
+    if evaluate is not None and plan.fitted_start and not run.progress.evaluations:
+        run.judge_start(evaluate, log_evaluation)
     with stop_requests() as stop, journal.progress("training", run.total_steps) as advance:
         while not run.progress.finished:
             run.one_step(log_step, advance)
@@ -146,6 +157,8 @@ def fit(
                     "saved; run again with --resume to go on"
                 )
     run.restore_best()
+    if evaluate is not None and plan.fitted_start:
+        run.mix_with_start(evaluate)
     return run.summary()
 
 
@@ -182,9 +195,22 @@ class _Run:
         if checkpoint is not None:
             self._take_up(checkpoint)
         if resume:
-            forget_after(self.progress.step)
+            # Without a checkpoint nothing stays, the look at step 0 included: it comes again.
+            forget_after(self.progress.step if checkpoint is not None else -1)
         self.batches = self._batches_from(self.progress.step)
         self.model.train()
+
+    def judge_start(self, evaluate: Evaluate, log_evaluation: Callable[[Evaluation], None]) -> None:
+        """Evaluate before the first step, so that tuning never ends worse than it began.
+
+        The start is kept beside the best, not as the best: patience counts what tuning does.
+        """
+        self.model.eval()
+        value, loss, metrics = evaluate()
+        self.model.train()
+        self.progress.start_value, self.progress.start_loss = value, loss
+        self._note(Evaluation(0, 0.0, value, loss, dict(metrics)), log_evaluation)
+        self.save()
 
     def one_step(
         self, log_step: Callable[[StepLog], None], advance: Callable[[float, str], None]
@@ -231,7 +257,8 @@ class _Run:
         state = self._state()
         save_checkpoint(self.checkpoints, self.progress.step, self.optimizer.state_tensors(), state)
         best = self.progress.best_step
-        prune(self.checkpoints, {best} if best is not None else set())
+        keep = {best} if best is not None else set()
+        prune(self.checkpoints, keep | ({0} if self.plan.fitted_start else set()))
         self.last_save = time.monotonic()
 
     def restore_best(self) -> None:
@@ -241,6 +268,42 @@ class _Run:
             self._load_best(self.checkpoints / f"step-{best:08d}")
         self.optimizer.use_averages()
         self.model.eval()
+
+    def mix_with_start(self, evaluate: Evaluate) -> None:
+        """Take the best on validation of weights between the start and the best ones.
+
+        A step back along the line often generalises better than its end, most of all with few
+        rows (Wortsman et al. 2022, "Robust fine-tuning of zero-shot models", WiSE-FT).
+        """
+        try:
+            start = load_checkpoint(self.checkpoints / "step-00000000").tensors
+        except RunError:
+            return
+        ends = {name: tensor.clone() for name, tensor in self.optimizer.weights().items()}
+        found, chosen = (self.progress.best_value, -self.progress.best_loss), 1.0
+        begun = (self.progress.start_value, -self.progress.start_loss)
+        if begun > found:
+            found, chosen = begun, 0.0
+        for share in MIXES:
+            self._use_mix(start, ends, share)
+            value, loss, _ = evaluate()
+            if (value, -loss) > found:
+                found, chosen = (value, -loss), share
+        self._use_mix(start, ends, chosen)
+        self.progress.mix = chosen
+        if chosen < 1.0:
+            self.journal.say(
+                f"{chosen:.0%} of the way from the start does best on validation, and is kept"
+            )
+
+    def _use_mix(
+        self, start: Mapping[str, Tensor], ends: Mapping[str, Tensor], share: float
+    ) -> None:
+        mixed = {
+            name: torch.lerp(start[f"master.{name}"].to(end.device), end, share)
+            for name, end in ends.items()
+        }
+        self.optimizer.set_weights(mixed)
 
     def _load_best(self, path: Path) -> None:
         try:
@@ -261,6 +324,7 @@ class _Run:
             seconds=self._seconds(),
             peak_memory_bytes=peak_memory(self.cutting.device),
             ended=progress.finished,
+            mix=progress.mix,
             evaluations=tuple(Evaluation(**item) for item in progress.evaluations),
             weights=self.optimizer.weights(),
         )
@@ -281,12 +345,15 @@ class _Run:
             progress.best_step, progress.stale = progress.step, 0
         else:
             progress.stale += 1
-        evaluation = Evaluation(progress.step, self._epoch(), value, loss, dict(metrics), better)
-        progress.evaluations.append(
+        now = Evaluation(progress.step, self._epoch(), value, loss, dict(metrics), better)
+        self._note(now, log_evaluation)
+        return better
+
+    def _note(self, evaluation: Evaluation, log_evaluation: Callable[[Evaluation], None]) -> None:
+        self.progress.evaluations.append(
             {name: getattr(evaluation, name) for name in evaluation.__slots__}
         )
         log_evaluation(evaluation)
-        return better
 
     def _batches_from(self, step: int) -> Iterator[list[Row]]:
         """Batches of rows from a step on; the position is computed, never skipped to."""
@@ -341,8 +408,6 @@ class _Run:
     def _state(self) -> dict[str, Any]:
         self.progress.seconds = self._seconds()
         plain = {name: getattr(self.progress, name) for name in self.progress.__dataclass_fields__}
-        plain["best_value"] = _finite(plain["best_value"])
-        plain["best_loss"] = _finite(plain["best_loss"])
         return {
             "progress": plain,
             "updates": self.optimizer.updates,
@@ -364,10 +429,7 @@ class _Run:
                 self.journal.warn(
                     f"resume: {key} was {before}, is {now}; the last bits of the result may differ"
                 )
-        saved = dict(checkpoint.state["progress"])
-        saved["best_value"] = -math.inf if saved["best_value"] is None else saved["best_value"]
-        saved["best_loss"] = math.inf if saved["best_loss"] is None else saved["best_loss"]
-        self.progress = Progress(**saved)
+        self.progress = Progress(**checkpoint.state["progress"])
         self.cutting.max_tokens = self.progress.max_batch_tokens
         self.seconds_before = self.progress.seconds
         self.optimizer.load_state_tensors(checkpoint.tensors, checkpoint.state["updates"])
@@ -467,7 +529,3 @@ def _scope(
 
 def _changed(before: Mapping[str, str], now: Mapping[str, str]) -> str:
     return " and ".join(name for name in now if before.get(name) != now[name])
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None

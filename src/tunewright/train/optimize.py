@@ -123,6 +123,12 @@ class MasterAdamW:
         tensors = self.averages if self.ema_decay else self.masters
         return dict(zip(self.names, tensors, strict=True))
 
+    def set_weights(self, tensors: Mapping[str, Tensor]) -> None:
+        """Make these fp32 tensors what is evaluated, in the model too; for after the last step."""
+        for name, held in self.weights().items():
+            held.copy_(tensors[name])
+        self._copy_to_model(list(self.weights().values()))
+
     def state_tensors(self) -> dict[str, Tensor]:
         """Everything that the next step depends on, by name, for a checkpoint."""
         state: dict[str, Tensor] = {}
