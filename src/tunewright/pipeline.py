@@ -66,6 +66,8 @@ task: classify
 base_model: embedded:minilm
 data:
   train: embedded:support-tickets
+training:
+  num_epochs: 4    # enough to be convincing, and done in two minutes
 """
 
 
@@ -153,8 +155,8 @@ def _begin(folder: RunFolder, recipe: Recipe, resume: bool, started: float) -> t
         write_atomic(folder.recipe, asked)
         return recipe, 0.0
     state = read_json(folder.state)
-    saved = folder.recipe.read_text(encoding="utf-8")
-    if asked not in (state.get("asked"), saved):
+    saved = parse_recipe(folder.recipe.read_text(encoding="utf-8"), str(folder.recipe))
+    if asked not in (state.get("asked"), dump_recipe(saved)):
         raise RunError(
             f"{folder.path}: the recipe is not the one this run began with; "
             "give another --run-dir, or the recipe as it was"
@@ -162,7 +164,7 @@ def _begin(folder: RunFolder, recipe: Recipe, resume: bool, started: float) -> t
     _note(folder, pid=os.getpid(), host=socket.gethostname())
     steps = read_jsonl(folder.steps)
     before_s = float(steps[-1]["seconds"]) if steps else 0.0
-    return parse_recipe(saved, str(folder.recipe)), before_s
+    return saved, before_s
 
 
 def _note(folder: RunFolder, **values: Any) -> None:

@@ -33,6 +33,7 @@ from tunewright.model.load import Base, load_base, longest_input
 from tunewright.model.pooling import add_mean_pooling, wants_mean_pooling
 from tunewright.model.tokenizer import unknown_pieces
 from tunewright.records import Derived, Example
+from tunewright.train.head import find_head
 from tunewright.train.loop import Plan
 from tunewright.train.optimize import Rates
 
@@ -131,7 +132,7 @@ def make_setup(recipe: Recipe, prepared: Prepared, journal: Journal) -> Setup:
         raise DataError(f"{recipe.data.train}: no rows left to train on; see card.json for why")
     rendering = _rendering(recipe, prepared, base, max_length=longest_input(base) or 4096)
     _check_writable(prepared, base, journal)
-    facts = _facts(prepared, base, rendering, device)
+    facts = _facts(prepared, base, rendering, device, recipe.training.head_init)
     filled, derived = fill_defaults(recipe, facts)
     chosen = [
         ("adapter.method", filled.adapter.method, ""),
@@ -263,7 +264,13 @@ def _check_writable(prepared: Prepared, base: Base, journal: Journal) -> None:
             journal.warn(f"{text}; they are lost to the model")
 
 
-def _facts(prepared: Prepared, base: Base, rendering: Rendering, device: torch.device) -> Facts:
+def _facts(
+    prepared: Prepared,
+    base: Base,
+    rendering: Rendering,
+    device: torch.device,
+    head_init: str,
+) -> Facts:
     examples = prepared.splits.train[:MEASURED_LENGTHS]
     task = prepared.layout.task
     rows = render(examples, rendering)
@@ -280,6 +287,7 @@ def _facts(prepared: Prepared, base: Base, rendering: Rendering, device: torch.d
         max_positions=longest_input(base) or 1 << 20,
         device=device.type,
         has_head=bool(base.fresh),
+        fitted_head=head_init != "random" and find_head(base) is not None,
     )
 
 
