@@ -22,6 +22,7 @@ import torch
 from tunewright.config import Recipe, dump_recipe, parse_recipe
 from tunewright.data.card import make_card
 from tunewright.data.prepare import Prepared, prepare
+from tunewright.data.preview import Preview, make_preview
 from tunewright.data.render import Row, render, target_tokens_lost
 from tunewright.errors import Refusal, RunError, UserError
 from tunewright.evaluate.compare import compare
@@ -128,6 +129,13 @@ def _prepare(recipe: Recipe, folder: RunFolder, journal: Journal, resume: bool) 
             for path in (folder.recipe, folder.state, folder.log):
                 path.unlink(missing_ok=True)
         raise
+
+
+def preview(recipe: Recipe, journal: Journal, *, rows: int = 3) -> list[Preview]:
+    """The first training rows as the model will see them; writes nothing and trains nothing."""
+    setup = make_setup(recipe, prepare(recipe.data, recipe.task, journal), journal)
+    shown = setup.prepared.splits.train[:rows]
+    return [make_preview(row, setup.rendering) for row in render(shown, setup.rendering)]
 
 
 def choose_metrics(recipe: Recipe, prepared: Prepared) -> tuple[str, ...]:

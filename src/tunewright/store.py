@@ -239,7 +239,10 @@ def read_jsonl(path: Path) -> list[Any]:
     if not path.exists():
         return []
     rows = []
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    # Only a line feed ends a row; splitlines would also cut at U+2028 and U+0085 inside a text.
+    lines = path.read_bytes().decode("utf-8", errors="replace").removesuffix("\n").split("\n")
+    if lines == [""]:
+        return []
     for number, line in enumerate(lines, 1):
         try:
             rows.append(json.loads(line))

@@ -6,15 +6,15 @@ from tests.model_zoo import make_tiny
 
 from tunewright.data.render import (
     Rendering,
-    input_text,
     find_column_edges,
+    input_text,
     render,
     render_prompts,
     tag_names,
     target_tokens_lost,
 )
-from tunewright.model.tokenizer import load_tokenizer
 from tunewright.model.catalog import resolve_model
+from tunewright.model.tokenizer import load_tokenizer
 from tunewright.records import Example, Message, Span
 
 
@@ -22,18 +22,27 @@ from tunewright.records import Example, Message, Span
 def tokenizers(tmp_path_factory):
     place = tmp_path_factory.mktemp("zoo")
     found = {}
-    for kind, family in (("llama", "decoder"), ("gpt2", "decoder"), ("bert", "encoder"), ("t5", "encoder-decoder")):
+    for kind, family in (
+        ("llama", "decoder"),
+        ("gpt2", "decoder"),
+        ("bert", "encoder"),
+        ("t5", "encoder-decoder"),
+    ):
         source = resolve_model(str(make_tiny(kind, place / kind)))
         found[kind] = load_tokenizer(source, family, False)
     return found
 
 
 def learned(row, tokenizer):
-    return tokenizer.decode([int(t) for t, w in zip(row.input_ids, row.target_weights, strict=True) if w > 0])
+    return tokenizer.decode(
+        [int(t) for t, w in zip(row.input_ids, row.target_weights, strict=True) if w > 0]
+    )
 
 
 def plain(**values):
-    return Example(**{"id": "1", "place": "x:1", "input": "the cat sat", "output": "on the mat", **values})
+    return Example(
+        **{"id": "1", "place": "x:1", "input": "the cat sat", "output": "on the mat", **values}
+    )
 
 
 def test_a_plain_completion_is_learned_with_its_end_and_the_prompt_is_not(tokenizers):
@@ -113,7 +122,9 @@ def test_classes_multi_labels_and_numbers(tokenizers):
 
 def test_tags_fall_on_the_tokens_of_their_span(tokenizers):
     tokenizer, _ = tokenizers["bert"]
-    example = plain(input="meet me in Paris on Monday", output=(Span(11, 16, "place"), Span(20, 26, "day")))
+    example = plain(
+        input="meet me in Paris on Monday", output=(Span(11, 16, "place"), Span(20, 26, "day"))
+    )
     how = Rendering("tag", tokenizer, 64, labels=("day", "place"))
     row = render([example], how)[0]
     names = tag_names(("day", "place"))

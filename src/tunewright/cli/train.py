@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,6 +13,11 @@ from tunewright.cli.options import AsJson, Gate, Overrides, Resume, RunDir
 from tunewright.cli.output import Answer
 from tunewright.cli.verdict import answer_with_report, naming_the_way_back
 from tunewright.errors import RecipeError, RunError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from tunewright.config import Recipe
 
 DATA_SUFFIXES = frozenset(
     {".csv", ".tsv", ".json", ".jsonl", ".parquet", ".arrow", ".txt", ".feather"}
@@ -25,12 +30,23 @@ def train(
     resume: Resume = False,
     gate: Gate = False,
     overrides: Overrides = None,
+    preview: Annotated[
+        int,
+        typer.Option(
+            "--preview",
+            metavar="N",
+            min=0,
+            max=100,
+            help="Show N training rows as the model sees them, what is learned marked; then end.",
+        ),
+    ] = 0,
     as_json: AsJson = False,
 ) -> Answer:
     """Tune a model by a recipe and report whether it helped.
 
     Example:
       tunewright train recipe.yaml
+      tunewright train recipe.yaml --preview 3
       tunewright train recipe.yaml --run-dir runs/second --set training.seed=3
 
     Exit status:
@@ -44,6 +60,8 @@ def train(
     from tunewright.config import read_recipe
 
     plan = read_recipe(recipe, overrides or ())
+    if preview:
+        return _preview(plan, preview)
     place = run_dir or _run_dir_for(recipe, resume=resume)
 
     from tunewright.journal import ConsoleJournal
@@ -54,6 +72,31 @@ def train(
     with naming_the_way_back(shlex.join(again), place):
         report = train_run(plan, place, ConsoleJournal(), resume=resume)
     return answer_with_report(report, place, gate=gate)
+
+
+def _preview(plan: Recipe, rows: int) -> Answer:
+    """Rows with what is learned in colour and underlined; [brackets] mark it without colour."""
+    from tunewright.journal import ConsoleJournal
+    from tunewright.pipeline import preview
+
+    shown = preview(plan, ConsoleJournal(), rows=rows)
+
+    def show(console: Console) -> None:
+        from rich.text import Text
+
+        plain = console.no_color or not console.is_terminal
+        for item in shown:
+            text = Text()
+            for piece in item.pieces:
+                learned = piece.weight > 0
+                words = f"[{piece.text}]" if learned and plain else piece.text
+                text.append(words, style="bold green underline" if learned else "dim")
+            console.rule(f"row {item.id}: {item.num_tokens} tokens, {item.num_learned} learned")
+            console.print(text)
+            if item.answer is not None:
+                console.print(Text(f"answer: {item.answer}", style="bold green"))
+
+    return Answer(shown, show)
 
 
 def _refuse_data(path: Path) -> None:

@@ -197,7 +197,8 @@ def _render_tags(examples: Sequence[Example], how: Rendering) -> list[Row]:
     rows = []
     for number, example in enumerate(examples):
         offsets = encoded["offset_mapping"][number]
-        spans = tuple(s for s in example.output or () if isinstance(s, Span))  # type: ignore[union-attr]
+        # An entity that training never saw has no tag; it is judged by its span, as missed.
+        spans = [s for s in example.output or () if isinstance(s, Span) and s.label in how.labels]  # type: ignore[union-attr]
         tags, lost = _tag_tokens(offsets, spans, index)
         ids = np.asarray(encoded["input_ids"][number], dtype=np.int32)
         rows.append(Row(example.id, ids, target=tags, weight=example.weight, lost_targets=lost))

@@ -135,6 +135,8 @@ def spans_of(tags: NDArray[np.int64], example: Example, asker: Asker) -> tuple[S
     )
     spans: list[Span] = []
     for (start, end), number in zip(encoded["offset_mapping"], tags, strict=True):
+        # Byte-level and sentencepiece tokens take the space before a word along.
+        start += len(example.input[start:end]) - len(example.input[start:end].lstrip())
         if start == end:
             continue
         if number == 0:

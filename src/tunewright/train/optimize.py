@@ -149,7 +149,8 @@ class MasterAdamW:
             master.copy_(state[f"master.{name}"])
             if f"exp_avg.{name}" in state:
                 self.optimizer.state[master] = {
-                    "step": state[f"step.{name}"].clone().to(torch.float32),
+                    # The fused kernel reads the step count where the weights are.
+                    "step": state[f"step.{name}"].clone().to(master.device, torch.float32),
                     "exp_avg": state[f"exp_avg.{name}"].clone().to(master.device),
                     "exp_avg_sq": state[f"exp_avg_sq.{name}"].clone().to(master.device),
                 }
