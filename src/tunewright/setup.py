@@ -162,7 +162,7 @@ def open_model(setup: Setup, journal: Journal, *, random_init: bool = False) -> 
         base = _load(recipe, setup.prepared, setup.device, setup.dtype, random_init=True)
     adapter = recipe.adapter
     if adapter.method == "full" and not random_init and _pools_by_mean(recipe, base):
-        add_mean_pooling(base)
+        add_mean_pooling(base, recipe.training.seed)
     heads = head_modules(base)
     base = attach(base, adapter.method, seed=recipe.training.seed, **_low_rank(adapter))
     if recipe.training.activation_checkpointing == "on":

@@ -18,7 +18,7 @@ from torch import Tensor
 from tunewright.data.batch import Batch, batches_by_length, make_batch, model_inputs
 from tunewright.data.render import Rendering, Row, input_text, render, render_prompts
 from tunewright.model.generate import generate_answers, target_logits
-from tunewright.model.load import Base
+from tunewright.model.load import Base, longest_input
 from tunewright.records import Example, Output, Prediction, Span
 
 Advance = Callable[[float], None]
@@ -156,7 +156,8 @@ def generate(
     asker: Asker, examples: Sequence[Example], system: str, split: str, advance: Advance
 ) -> list[Prediction]:
     """Greedy answers, with the loss of the reference beside them."""
-    prompts = render_prompts(examples, asker.rendering)
+    room = _prompt_room(asker)
+    prompts = [ids[-room:] for ids in render_prompts(examples, asker.rendering)]
     answers = generate_answers(
         asker.base,
         [ids.tolist() for ids in prompts],
@@ -168,6 +169,14 @@ def generate(
         replace(before, prediction=answer.text.strip(), confidence=answer.mean_probability)
         for before, answer in zip(scored, answers, strict=True)
     ]
+
+
+def _prompt_room(asker: Asker) -> int:
+    """Tokens of a prompt that leave room for an answer among the positions that a decoder has."""
+    longest = longest_input(asker.base)
+    if longest is None or asker.base.kind != "decoder":
+        return asker.rendering.max_length
+    return min(asker.rendering.max_length, max(longest // 2, longest - asker.max_new_tokens))
 
 
 def continue_text(

@@ -124,6 +124,10 @@ def load_source(
         own_labels = tuple(str(name) for name in (config.id2label or {}).values())
         tokenizer, default_template = load_tokenizer(source, kind, trust_remote_code)
         _prepare_config(config, tokenizer, task, tuple(labels), multi_label, dropout)
+        if kind == "decoder" and task in ("classify", "regress"):
+            # The head reads the last token that is not config's pad, so it must know our padding.
+            config.get_text_config().pad_token_id = tokenizer.pad_token_id
+            config.pad_token_id = tokenizer.pad_token_id
         auto = _auto_class(kind, task)
         if random_init:
             model = _from_scratch(auto, config, dtype, attn, seed, trust_remote_code)

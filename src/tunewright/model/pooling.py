@@ -34,8 +34,11 @@ def wants_mean_pooling(base: Base) -> bool:
         return False
 
 
-def add_mean_pooling(base: Base) -> None:
-    """Append a layer that hands the mean of all token states to the pooler; changed in place."""
+def add_mean_pooling(base: Base, seed: int) -> None:
+    """Append a layer that hands the mean of all token states to the pooler; changed in place.
+
+    The same seed gives the same layer.
+    """
     plain = base.plain
     layers: Any = plain.bert.encoder.layer
     layer = type(layers[0])(plain.config, layer_idx=len(layers))
@@ -48,7 +51,8 @@ def add_mean_pooling(base: Base) -> None:
         _set(output.dense, MEAN_OVER_FIRST * torch.eye(size))
         _set(plain.bert.pooler.dense, POOLER_GAIN * torch.eye(size))
         # The new layer's own MLP must start by adding nothing, yet be able to learn.
-        nn.init.normal_(layer.intermediate.dense.weight, std=plain.config.initializer_range)
+        weight, stream = layer.intermediate.dense.weight, torch.Generator().manual_seed(seed)
+        nn.init.normal_(weight, std=plain.config.initializer_range, generator=stream)
         nn.init.zeros_(layer.intermediate.dense.bias)
     layers.append(layer.to(device=base.device, dtype=base.dtype))
     plain.config.num_hidden_layers = len(layers)

@@ -365,6 +365,7 @@ class _Run:
                 batch_size=None,
                 num_workers=self.config.num_workers,
                 multiprocessing_context="fork" if hasattr(signal, "SIGKILL") else None,
+                worker_init_fn=_leave_signals_to_the_run,
             )
         )
         return loader
@@ -465,6 +466,12 @@ class _StepBatches(torch.utils.data.Dataset[list[Row]]):
 
     def __getitem__(self, index: int) -> list[Row]:
         return self.run._batch_of(self.first + index)
+
+
+def _leave_signals_to_the_run(worker: int) -> None:
+    """Ctrl-C reaches the whole process group; a worker that dies of it would fail the last step."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 @contextmanager
