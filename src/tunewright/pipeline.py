@@ -6,6 +6,7 @@ run that was killed goes on from what is on disk.
 
 from __future__ import annotations
 
+import gc
 import os
 import platform
 import socket
@@ -33,11 +34,13 @@ from tunewright.evaluate.verdict import judge
 from tunewright.journal import Journal, open_tracker
 from tunewright.metrics.table import check_metrics, metrics_for
 from tunewright.model.device import device_name, peak_memory
+from tunewright.model.load import Base
 from tunewright.model.weights import load_tuned, save_tuned
 from tunewright.records import (
     Amount,
     Comparison,
     Cost,
+    Derived,
     Prediction,
     Report,
     Result,
@@ -99,9 +102,9 @@ def _train(recipe: Recipe, folder: RunFolder, journal: Journal, resume: bool) ->
         journal.say(f"{folder.path}: finished already; nothing left to do")
         return read_report(folder.report_json)
 
-    setup = _prepare(recipe, folder, journal, resume)
+    setup = _with_earlier_reasons(_prepare(recipe, folder, journal, resume), folder)
+    _note(folder, stage="training", derived=setup.derived)
     write_atomic(folder.recipe, dump_recipe(setup.recipe, setup.derived))
-    _note(folder, stage="training")
     fitted = _train_model(setup, folder, journal, resume)
 
     _note(folder, stage="evaluating")
@@ -179,6 +182,13 @@ def _note(folder: RunFolder, **values: Any) -> None:
     write_json(folder.state, {**read_json(folder.state), **values})
 
 
+def _with_earlier_reasons(setup: Setup, folder: RunFolder) -> Setup:
+    """A resumed run derives nothing anew; its reasons are those that the first start wrote down."""
+    earlier = [Derived(**item) for item in read_json(folder.state).get("derived", ())]
+    reasons = {item.key: item for item in (*earlier, *setup.derived)}
+    return replace(setup, derived=tuple(reasons.values()))
+
+
 def _train_model(setup: Setup, folder: RunFolder, journal: Journal, resume: bool) -> Fitted:
     """Tune, and leave model/ with the best weights."""
     tuning = open_model(setup, journal)
@@ -214,7 +224,16 @@ def _train_model(setup: Setup, folder: RunFolder, journal: Journal, resume: bool
         f"trained {fitted.steps} steps in {fitted.seconds:.0f} s ({fitted.ended}); "
         f"best at step {fitted.best_step}"
     )
-    return fitted
+    _free(tuning.base)
+    return replace(fitted, weights={})
+
+
+def _free(base: Base) -> None:
+    """Give back the memory of a model that is done with: the next one may need all of it."""
+    base.model.to("meta")
+    gc.collect()  # the training state stands in cycles
+    if base.device.type == "cuda":
+        torch.cuda.empty_cache()
 
 
 def _write_card(setup: Setup, rows: Sequence[Row], folder: RunFolder, journal: Journal) -> None:
@@ -257,15 +276,25 @@ def _answer(setup: Setup, folder: RunFolder, journal: Journal) -> dict[str, list
     if not test:
         journal.warn("no test rows: nothing to judge; give data.test a share or a file")
         return {}
-    # What is judged is what is on disk, not what is in memory: loading it is part of the test.
-    base = load_tuned(folder.model, device=setup.device, dtype=setup.dtype)
-    asker = setup.asker(base)
-    with journal.progress("asking the tuned model", 1.0) as advance:
-        tuned = asker.predict(test, system="tuned", split="test", advance=lambda d: advance(d, ""))
-    predictions = {"tuned": tuned, **answer_with_rivals(setup, test, journal)}
+    predictions = {
+        "tuned": _ask_tuned(setup, folder, journal),
+        **answer_with_rivals(setup, test, journal),
+    }
+    _note(folder, failed_rivals=[system for system, rows in predictions.items() if not rows])
     save_predictions(folder.predictions, [p for rows in predictions.values() for p in rows])
     # What was written is what is judged, so that a run resumed after this point scores the same.
     return _saved_answers(folder)
+
+
+def _ask_tuned(setup: Setup, folder: RunFolder, journal: Journal) -> list[Prediction]:
+    # What is judged is what is on disk, not what is in memory: loading it is part of the test.
+    base = load_tuned(folder.model, device=setup.device, dtype=setup.dtype)
+    with journal.progress("asking the tuned model", 1.0) as advance:
+        tuned = setup.asker(base).predict(
+            setup.test, system="tuned", split="test", advance=lambda done: advance(done, "")
+        )
+    _free(base)
+    return tuned
 
 
 def _saved_answers(folder: RunFolder) -> dict[str, list[Prediction]]:
@@ -335,6 +364,7 @@ def _report(
         num_train=len(splits.train),
         cost=cost,
         details=details,
+        failed=read_json(folder.state).get("failed_rivals", ()),
     )
     return Report(
         task=setup.task,

@@ -7,12 +7,14 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from tunewright.config import Recipe
 from tunewright.data.render import render
 from tunewright.evaluate.baselines import (
     Material,
+    ask_rival,
     check_baselines,
     default_baselines,
     run_baselines,
@@ -37,7 +39,7 @@ def check_rivals(recipe: Recipe) -> None:
 def answer_with_rivals(
     setup: Setup, test: Sequence[Example], journal: Journal
 ) -> dict[str, list[Prediction]]:
-    """System name to test predictions; a rival that cannot be made is left out with a warning."""
+    """System name to test predictions; none at all for a rival that failed, with a warning."""
     recipe, layout = setup.recipe, setup.prepared.layout
     base = load_base(
         recipe.base_model,
@@ -69,7 +71,9 @@ def answer_with_rivals(
     wanted = tuple(name for name in names if name != FROM_SCRATCH)
     answers = run_baselines(wanted, material, journal)
     if FROM_SCRATCH in names:
-        answers[FROM_SCRATCH] = _from_scratch(setup, test, journal)
+        answers[FROM_SCRATCH] = ask_rival(
+            FROM_SCRATCH, partial(_from_scratch, setup, test, journal), journal
+        )
     return answers
 
 

@@ -352,11 +352,12 @@ def _check_fit(
     """Forecast memory and time; Refusal when it cannot fit even one row at a time."""
     training, config = recipe.training, base.plain.config.get_text_config()
     assert isinstance(training.max_batch_tokens, int) and isinstance(training.num_epochs, float)
-    assert isinstance(training.batch_size, int)
+    assert isinstance(training.batch_size, int) and isinstance(training.max_length, int)
     trained = _num_trained(recipe, facts, config)
     language = facts.task in ("generate", "chat", "continue")
-    mean_length = sum(facts.lengths) / max(1, len(facts.lengths))
-    widest = min(training.max_batch_tokens, int(training.batch_size * max(facts.lengths)))
+    lengths = [min(length, training.max_length) for length in facts.lengths]
+    mean_length = sum(lengths) / max(1, len(lengths))
+    widest = min(training.max_batch_tokens, int(training.batch_size * max(lengths)))
     shape = Shape(
         num_parameters=facts.num_parameters,
         num_trained=trained,
@@ -369,11 +370,13 @@ def _check_fit(
         ema=training.ema != "none",
     )
     smallest = replace(
-        shape, batch_tokens=max(facts.lengths), output_rows=max(facts.lengths) if language else 1
+        shape, batch_tokens=max(lengths), output_rows=max(lengths) if language else 1
     )
     need, least = forecast_memory_bytes(shape), forecast_memory_bytes(smallest)
     limit_gb = recipe.budget.memory_gb
-    room = min(available_memory(device), int(limit_gb * 1e9) if limit_gb else 1 << 62)
+    # The forecast counts the weights, and they are in memory by now.
+    loaded = sum(parameter.nbytes for parameter in base.model.parameters())
+    room = min(available_memory(device) + loaded, int(limit_gb * 1e9) if limit_gb else 1 << 62)
     if least > room:
         raise Refusal(
             f"memory: this recipe needs at least {least / 1e9:.1f} GB and {room / 1e9:.1f} GB are "

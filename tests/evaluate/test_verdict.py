@@ -172,3 +172,11 @@ def test_next_steps_are_concrete() -> None:
     assert "off by 12 points" in text
     assert "Raise training.num_epochs" in text
     assert because[-1] == "The run took 7 min 12 s, $0.0500."
+
+
+def test_nothing_ships_while_a_rival_that_votes_has_not_answered() -> None:
+    systems = {"tuned": 0.93, "base": 0.6, "majority": 0.1}
+    assert judge_systems(systems)[0] == "ship"
+    verdict, because, steps = judge_systems(systems, failed=["tfidf_linear"])
+    assert verdict == "more data" and "failed" in because[0] and "Mend" in steps[0]
+    assert judge_systems(systems, failed=["from_scratch"])[0] == "ship"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from functools import partial
 from typing import Literal
 
 from tunewright.errors import Interrupted, RecipeError
@@ -53,24 +54,35 @@ def run_baselines(
 ) -> dict[str, list[Prediction]]:
     """Name to predictions on the test rows, in their order.
 
-    A baseline that cannot be made is left out with a warning, and the others go on. Raises
-    RecipeError for an unknown name before any is made; a stop signal passes through.
+    A baseline that makes no sense for these rows is left out with a warning; one that fails has no
+    predictions, with a warning, and the others go on. Raises RecipeError for an unknown name before
+    any is made; a stop signal passes through.
     """
     wanted = list(dict.fromkeys(names))
     check_baselines(wanted)
     answers: dict[str, list[Prediction]] = {}
     for name in wanted if material.test else ():
         try:
-            answers[name] = _run(name, material, journal)
-        except Interrupted:
-            raise
+            answers[name] = ask_rival(name, partial(_run, name, material, journal), journal)
         except NotPossible as reason:
             journal.warn(f"baseline {name} is left out: {reason}")
-        except Exception as error:
-            # A rival that fails in whatever library must not cost a finished training run.
-            first = next(iter(str(error).splitlines()), "")
-            journal.warn(f"baseline {name} is left out: {type(error).__name__}: {first[:200]}")
     return answers
+
+
+def ask_rival(name: str, ask: Callable[[], list[Prediction]], journal: Journal) -> list[Prediction]:
+    """What `ask` gives; no predictions, and a warning, where it fails for a reason of its own.
+
+    Raises NotPossible, and Interrupted for a stop signal.
+    """
+    try:
+        return ask()
+    except (Interrupted, NotPossible):
+        raise
+    except Exception as error:
+        # A rival that fails in whatever library must not cost a finished training run.
+        first = next(iter(str(error).splitlines()), "")
+        journal.warn(f"baseline {name} is left out: {type(error).__name__}: {first[:200]}")
+        return []
 
 
 def _run(name: str, material: Material, journal: Journal) -> list[Prediction]:

@@ -69,11 +69,13 @@ def judge(
     num_train: int,
     cost: Cost | None = None,
     details: Mapping[str, Any] | None = None,
+    failed: Sequence[str] = (),
 ) -> tuple[Verdict, tuple[str, ...], tuple[str, ...]]:
     """(verdict, because, next steps), from the tuned model's comparisons on the deciding metric.
 
     details: Report.details; its worst classes, probable label errors, calibration and evaluations
-    make the next steps concrete. Raises RecipeError for an unknown metric.
+    make the next steps concrete. failed: rivals that should have answered and did not; without them
+    nothing ships. Raises RecipeError for an unknown metric.
     """
     values = {
         result.system: result.metrics[primary_metric].value
@@ -83,12 +85,17 @@ def judge(
     cases = _cases(comparisons, primary_metric, values)
     voting = [case for case in cases if case.rival not in SHOWN_BESIDE]
     verdict, reason, open_cases = _decide(voting, primary_metric, values)
+    silent = [system_title(name) for name in failed if name not in SHOWN_BESIDE]
+    if verdict == "ship" and silent:
+        verdict, reason = "more data", _unanswered(silent)
     because = [reason, *_reached(results, primary_metric, num_train)]
     because += [_sentence(case, primary_metric) for case in cases]
     because += _spent(cost)
     steps = _rows_steps(verdict, open_cases) + _detail_steps(details or {})
     if verdict == "do not tune":
         steps.insert(0, _instead(voting))
+    if silent:
+        steps.insert(0, f"Mend what stopped {_listed(silent)} (see the warnings), and judge again.")
     return verdict, tuple(because), tuple(dict.fromkeys(steps))
 
 
@@ -107,6 +114,13 @@ def _decide(
         figures = f"{show_value(metric, best.value)} against {show_value(metric, tuned)}"
         return "do not tune", f"Do not tune: {best.title} is better, {figures}.", []
     return _without_losses(voting, metric, tuned)
+
+
+def _unanswered(silent: Sequence[str]) -> str:
+    return (
+        f"More data: tuned is better than all that answered, but {_listed(silent)} failed and "
+        "may be better still."
+    )
 
 
 def _without_losses(

@@ -1,0 +1,107 @@
+"""What a run keeps when it is resumed, refuses when it cannot fit, and gives back when it is done."""
+
+import json
+
+import pytest
+import torch
+from tests.model_zoo import make_tiny
+
+from tunewright import setup as setup_file
+from tunewright.config import make_recipe
+from tunewright.data.prepare import prepare
+from tunewright.journal import Journal
+from tunewright.pipeline import train
+from tunewright.setup import make_setup
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pipeline")
+    make_tiny("bert", folder / "bert")
+    rows = [{"text": f"row {i} of {'ab'[i % 2]}", "label": "ab"[i % 2]} for i in range(60)]
+    (folder / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    return folder
+
+
+def recipe_of(place, **sections):
+    training = {"num_threads": 1, "precision": "fp32", "max_steps": 2}
+    values = {
+        "base_model": str(place / "bert"),
+        "data": {"train": str(place / "rows.jsonl"), "validation": 0.2, "test": 0.2},
+        "evaluation": {"baselines": ["majority"]},
+    }
+    return make_recipe({**values, **sections, "training": training | sections.get("training", {})})
+
+
+def test_a_resumed_run_keeps_the_reasons_of_what_was_derived(place, tmp_path):
+    recipe, run = recipe_of(place), tmp_path / "run"
+    first = train(recipe, run, Journal())
+    before = (run / "recipe.yaml").read_text()
+    assert "# auto:" in before
+    (run / "report.json").unlink()
+    again = train(recipe, run, Journal(), resume=True)
+    assert (run / "recipe.yaml").read_text() == before
+    assert [item.key for item in again.details["derived"]] == [
+        item.key for item in first.details["derived"]
+    ]
+
+
+def test_a_row_that_will_be_cut_does_not_count_at_its_full_length(place, tmp_path):
+    make_tiny("llama", tmp_path / "llama")
+    config = tmp_path / "llama" / "config.json"
+    values = json.loads(config.read_text()) | {"max_position_embeddings": 1 << 17}
+    config.write_text(json.dumps(values))
+    tokenizer = tmp_path / "llama" / "tokenizer_config.json"
+    values = json.loads(tokenizer.read_text()) | {"model_max_length": 1 << 17}
+    tokenizer.write_text(json.dumps(values))
+    rows = [{"prompt": f"say {i}", "completion": f"{i}"} for i in range(20)]
+    rows[7]["prompt"] = "the lazy dog " * 8000
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    recipe = recipe_of(
+        place,
+        base_model=str(tmp_path / "llama"),
+        data={"train": str(tmp_path / "rows.jsonl"), "validation": 0, "test": 0},
+        training={"max_length": 64, "batch_size": 4},
+        budget={"memory_gb": 0.05},
+    )
+    prepared = prepare(recipe.data, recipe.task, Journal())
+    forecast = make_setup(recipe, prepared, Journal()).forecast
+    assert forecast.peak_memory_bytes < 5e7
+
+
+def test_weights_in_memory_are_not_asked_for_a_second_time(place, monkeypatch):
+    recipe = recipe_of(place, adapter={"method": "lora"})
+    prepared = prepare(recipe.data, recipe.task, Journal())
+    made = make_setup(recipe, prepared, Journal())
+    loaded = sum(parameter.nbytes for parameter in made.base.model.parameters())
+    free = int(made.forecast.peak_memory_bytes) - loaded
+    monkeypatch.setattr(setup_file, "available_memory", lambda device: free)
+    journal = Journal()
+    make_setup(recipe, prepared, journal)
+    assert not [text for text in journal.warnings if text.startswith("memory")]
+
+
+def test_a_trained_model_is_out_of_memory_before_rivals_are_asked(place, tmp_path, monkeypatch):
+    held = []
+
+    def watched(setup, test, journal):
+        held.extend(p.device for p in setup.base.model.parameters())
+        return {}
+
+    monkeypatch.setattr("tunewright.pipeline.answer_with_rivals", watched)
+    train(recipe_of(place), tmp_path / "run", Journal())
+    assert set(held) == {torch.device("meta")}
+
+
+def test_a_rival_that_fails_is_remembered_and_nothing_ships(place, tmp_path, monkeypatch):
+    from tunewright.evaluate.baselines import BASELINES
+
+    def broken(material):
+        raise ValueError("a library's own trouble")
+
+    monkeypatch.setitem(BASELINES, "tfidf_linear", broken)
+    recipe = recipe_of(place, evaluation={"baselines": ["majority", "tfidf_linear"]})
+    run = tmp_path / "run"
+    report = train(recipe, run, Journal())
+    assert report.verdict != "ship"
+    assert json.loads((run / "state.json").read_text())["failed_rivals"] == ["tfidf_linear"]
