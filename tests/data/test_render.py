@@ -140,3 +140,30 @@ def test_side_columns_are_read_as_words():
     text = input_text(rows[99], how)
     assert text.startswith("amount: 99 (very high) ; country: de | the cat sat")
     assert "missing" in input_text(plain(columns=(("amount", None),)), how)
+
+
+THINKING = (
+    "{%- for m in messages %}{%- if m.role == 'assistant' and loop.last %}"
+    "{{- '<|eot_id|>assistant\n<think>\n\n</think>\n\n' + m.content + '<|eot_id|>\n' }}"
+    "{%- else %}{{- '<|eot_id|>' + m.role + '\n' + m.content + '<|eot_id|>\n' }}{%- endif %}"
+    "{%- endfor %}{%- if add_generation_prompt %}{{- '<|eot_id|>assistant\n' }}{%- endif %}"
+)
+
+
+@pytest.mark.parametrize("said", ["hi there", "<b>hi</b>"])
+def test_a_template_that_writes_its_last_turn_otherwise_still_shows_every_turn(tokenizers, said):
+    tokenizer, _ = tokenizers["llama"]
+    before, tokenizer.chat_template = tokenizer.chat_template, THINKING
+    try:
+        turns = (
+            Message("user", "hello"),
+            Message("assistant", said),
+            Message("user", "how are you"),
+            Message("assistant", "fine thanks"),
+        )
+        how = Rendering("chat", tokenizer, 256, native_template=True)
+        row = render([plain(messages=turns, output="fine thanks")], how)[0]
+    finally:
+        tokenizer.chat_template = before
+    thought = "<think>\n\n</think>\n\n"
+    assert learned(row, tokenizer) == f"{said}<|eot_id|>{thought}fine thanks<|eot_id|>"

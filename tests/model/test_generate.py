@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import transformers
 from torch.nn import functional as F
 
 from model_zoo import DECODERS
@@ -235,3 +236,20 @@ def test_target_logits_carry_the_same_gradient(writer):
     assert all(
         torch.allclose(a, b, atol=1e-4, rtol=1e-3) for a, b in zip(first, second, strict=True)
     )
+
+
+def test_a_decoder_is_scored_from_its_own_start_token():
+    """BART starts from its end token, T5 from its pad: training and scoring must start alike."""
+    config = transformers.BartConfig(
+        vocab_size=50, d_model=16, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2,
+        decoder_attention_heads=2, encoder_ffn_dim=16, decoder_ffn_dim=16, pad_token_id=1,
+        max_position_embeddings=32, eos_token_id=2, decoder_start_token_id=2,
+    )  # fmt: skip
+    model = transformers.BartForConditionalGeneration(config).eval()
+    target = torch.tensor([[7, 8, 2]])
+    inputs = {"input_ids": torch.tensor([[5, 6, 2]])}
+    shifted = {**inputs, "decoder_input_ids": torch.tensor([[0, 7, 8]])}
+    with torch.no_grad():
+        found = g.target_logits(model, shifted, torch.ones_like(target, dtype=torch.bool))
+        wanted = model(**inputs, labels=target).logits[0]
+    torch.testing.assert_close(found, wanted)

@@ -126,8 +126,7 @@ def model_inputs(batch: Batch) -> dict[str, Tensor]:
 
 
 def _shift_right(ids_BD: Tensor) -> Tensor:
-    # Every encoder-decoder model that we load starts decoding from token 0 (T5's pad); others are
-    # refused at load time.
+    # The first place is for the token that the model starts from; generate.target_logits fills it.
     return torch.cat([torch.zeros_like(ids_BD[:, :1]), ids_BD[:, :-1]], dim=1)
 
 

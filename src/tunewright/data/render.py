@@ -323,6 +323,9 @@ def _assistant_spans(
         after = _template(how, turns[: number + 1], example, generation=False)
         start = _common_prefix(before, text)
         end = _common_prefix(after, text)
+        if end <= start or turn.content.strip() not in text[start:end]:
+            # Some templates write a turn otherwise when it is the last one (Qwen 3: its thoughts).
+            start, end = _find_turn(turns, number, example, how, text) or (start, end)
         if end <= start:
             raise DataError(
                 f"{example.place}: the chat template changes earlier turns, so turn {number + 1} "
@@ -332,6 +335,21 @@ def _assistant_spans(
         weight = 1.0 if turn.weight is None else float(turn.weight)
         spans.append((start, start + len(spoken), weight))
     return text, spans
+
+
+def _find_turn(
+    turns: Sequence[Message], number: int, example: Example, how: Rendering, text: str
+) -> tuple[int, int] | None:
+    """Where one turn's content and its end token stand in the whole conversation's text."""
+    mark = "\ue000turn\ue001"
+    marked_turn = replace(turns[number], content=mark)
+    changed = (*turns[:number], marked_turn, *turns[number + 1 :])
+    before, found, tail = _template(how, changed, example, generation=False).partition(mark)
+    end = len(text) - len(tail)
+    if not found or not text.startswith(before) or not text.endswith(tail) or end < len(before):
+        return None
+    ends = [token for token in how.tokenizer.all_special_tokens if tail.startswith(token)]
+    return len(before), end + max(map(len, ends), default=0)
 
 
 def _common_prefix(a: str, b: str) -> int:

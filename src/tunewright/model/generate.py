@@ -162,6 +162,11 @@ def target_logits(model: Any, inputs: dict[str, Any], mask_BT: torch.Tensor) -> 
     def select(_: nn.Module, values: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
         return (values[0][mask_BT].unsqueeze(0), *values[1:])
 
+    if "decoder_input_ids" in inputs:
+        # Whoever made the inputs knows no model; what a decoder starts from is the model's own.
+        started = inputs["decoder_input_ids"].clone()
+        started[:, 0] = _start_id(plain)
+        inputs = {**inputs, "decoder_input_ids": started}
     handle = head.register_forward_pre_hook(select)
     try:
         logits = plain(**inputs, use_cache=False).logits
