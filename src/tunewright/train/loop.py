@@ -145,7 +145,11 @@ def fit(
     run.start(resume, forget_after)
     if evaluate is not None and plan.fitted_start and not run.progress.evaluations:
         run.judge_start(evaluate, log_evaluation)
-    with stop_requests() as stop, journal.progress("training", run.total_steps) as advance:
+    with (
+        stop_requests() as stop,
+        run.workers(),
+        journal.progress("training", run.total_steps) as advance,
+    ):
         while not run.progress.finished:
             run.one_step(log_step, advance)
             run.look_around(evaluate, log_evaluation)
@@ -211,6 +215,14 @@ class _Run:
         self.progress.start_value, self.progress.start_loss = value, loss
         self._note(Evaluation(0, 0.0, value, loss, dict(metrics)), log_evaluation)
         self.save()
+
+    @contextmanager
+    def workers(self) -> Iterator[None]:
+        """Ends the processes that prepare batches, however training ends."""
+        try:
+            yield
+        finally:
+            self.batches = iter(())
 
     def one_step(
         self, log_step: Callable[[StepLog], None], advance: Callable[[float, str], None]
