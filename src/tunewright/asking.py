@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from tunewright.config import DataSection, Recipe, parse_recipe
+from tunewright.config import Columns, DataSection, Recipe, parse_recipe
 from tunewright.data.columns import Layout, find_layout
 from tunewright.data.formats import read_rows
 from tunewright.data.prepare import read_for_evaluation
@@ -24,7 +24,7 @@ from tunewright.model.device import choose_precision, keep_freed_memory, pick_de
 from tunewright.model.generate import stream_answer
 from tunewright.model.load import Base, longest_input
 from tunewright.model.weights import load_tuned, read_manifest
-from tunewright.records import Comparison, Cost, Example, Message, Prediction, Report
+from tunewright.records import Comparison, Cost, Example, Message, Output, Prediction, Report, Span
 from tunewright.store import RunFolder, read_json
 
 DEFAULT_NEW_TOKENS = 256
@@ -135,10 +135,18 @@ class ChatSession:
             [Example(id="chat", place="chat", input=text)], system="tuned", split="chat"
         )[0]
         self.last = {"prediction": prediction.prediction, "confidence": prediction.confidence}
-        answer = prediction.prediction
-        words = ", ".join(map(str, answer)) if isinstance(answer, tuple) else str(answer)
+        words = _in_words(prediction.prediction, text)
         sure = prediction.confidence
         return words if sure is None else f"{words} ({100 * sure:.0f} %)"
+
+
+def _in_words(answer: Output, text: str) -> str:
+    """A decision as a person reads it: a label, labels, marked words, or a number."""
+    if isinstance(answer, tuple):
+        parts = [f"{text[p.start : p.end]} [{p.label}]" if isinstance(p, Span) else p
+                 for p in answer]  # fmt: skip
+        return ", ".join(parts) or "nothing"
+    return f"{answer:.6g}" if isinstance(answer, float) else str(answer)
 
 
 def open_chat(what: str) -> ChatSession:
@@ -186,10 +194,27 @@ def _open(what: str, data: str, split: str | None) -> tuple[Asker, DataSection, 
     section = recipe.data if recipe else DataSection()
     task = (recipe.task if recipe else None) or base.task
     rows = list(read_rows(data, format="auto"))[:2000]
+    section = _with_trained_columns(section, manifest, rows)
     layout = find_layout(rows, section, task)
     labels = base.labels or layout.labels
     layout = replace(layout, labels=labels, multi_label=base.multi_label)
     return _asker(base, manifest, layout.task), section, layout
+
+
+def _with_trained_columns(
+    section: DataSection, manifest: Mapping[str, Any], rows: Sequence[tuple[str, Any]]
+) -> DataSection:
+    """The section with the columns that training read, which a small file may not make clear.
+
+    A model that reads nothing but text takes a file with other column names too.
+    """
+    columns = Columns(**(manifest.get("columns") or {}))
+    names = {name for _, row in rows for name in row}
+    needed = {name for name in (columns.input, columns.output) if name}
+    sides = (*columns.numeric, *columns.categorical)
+    if not needed or not (sides or needed <= names):
+        return section
+    return section.model_copy(update={"columns": columns})
 
 
 def _recipe_of(what: str) -> Recipe | None:

@@ -16,11 +16,11 @@ from tunewright.records import Derived
 
 SMALL_MODEL = 200_000_000
 """Below this many parameters, training all of them is cheap and nothing is gained by an adapter."""
-FULL_RATE_AT_384 = 1e-4
+FULL_RATE_AT_384 = 1.5e-4
 HEAD_RATE = 1e-3
 LORA_OVER_FULL = 10.0
 """LoRA wants about ten times the learning rate of full tuning (LoRA Without Regret, 2025)."""
-PASSES_TIMES_ROOT = 1000
+PASSES_TIMES_ROOT = 800
 MAX_BATCH_TOKENS_CPU = 8192
 MAX_BATCH_TOKENS_GPU = 32768
 
@@ -59,8 +59,9 @@ def fill_defaults(recipe: Recipe, facts: Facts) -> tuple[Recipe, tuple[Derived, 
         return choice[0]
 
     method = settle("adapter.method", _method(facts))
-    rank = settle("adapter.r", _rank(facts))
-    settle("adapter.alpha", (2.0 * rank, "twice the rank"))
+    if method != "full":
+        rank = settle("adapter.r", _rank(facts))
+        settle("adapter.alpha", (2.0 * rank, "twice the rank"))
     rate = settle("training.learning_rate", _learning_rate(facts, method))
     settle("training.head_learning_rate", _head_rate(facts, rate))
     batch_size = settle("training.batch_size", _batch_size(facts))
@@ -89,7 +90,7 @@ def _learning_rate(facts: Facts, method: str) -> tuple[float, str]:
     if facts.kind == "encoder":
         # Few rows on a fitted head want small steps: at 770 rows 3e-5 gained .7 points over the
         # frozen probe where 1e-4 lost 1.6 (bench/LOG.md).
-        share = min(1.0, max(0.04, facts.num_rows / 10_000)) ** 0.5
+        share = min(1.0, max(0.02, facts.num_rows / 10_000)) ** 0.6
         rate = FULL_RATE_AT_384 * (384 / width) ** 1.5 * share
     else:
         # The published fit for Llama shapes, held within the range that was measured.
@@ -121,7 +122,7 @@ def _num_epochs(facts: Facts) -> tuple[float, str]:
     if facts.task in ("generate", "chat", "continue"):
         epochs = min(5, max(2, round(20_000 / max(1, facts.num_rows))))
         return float(epochs), f"{facts.num_rows} rows to write from; early stopping may end sooner"
-    # Passes fall with the square root of the rows: 12 up to 7,000 rows, 10 at 10,000, 4 at 100,000.
+    # Passes fall with the square root of the rows: 12 up to 5,000 rows, 8 at 10,000, 3 at 100,000.
     epochs = min(12, max(2, math.ceil(PASSES_TIMES_ROOT / max(1, facts.num_rows) ** 0.5)))
     return float(epochs), f"{facts.num_rows} rows; early stopping may end sooner"
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,10 +16,11 @@ from torch import nn
 
 from tunewright.config import AdapterSection, Recipe, with_values
 from tunewright.cost import Shape, forecast_memory_bytes, forecast_seconds, training_flops
+from tunewright.data.layout import Layout
 from tunewright.data.prepare import Prepared
 from tunewright.data.render import Rendering, Row, find_column_edges, render
 from tunewright.defaults import Facts, fill_defaults
-from tunewright.errors import DataError, ModelError, Refusal
+from tunewright.errors import DataError, ModelError, RecipeError, Refusal
 from tunewright.evaluate.predict import Asker, Scale
 from tunewright.journal import Journal
 from tunewright.model.adapters import attach, head_modules, trainable_parameters
@@ -100,6 +102,7 @@ class Setup:
         """What must travel with the model so that it is asked as it was trained."""
         how = self.rendering
         return {
+            "columns": _table_columns(self.prepared.layout),
             "max_length": how.max_length,
             "max_new_tokens": self.recipe.evaluation.max_new_tokens,
             "scale": {"mean": self.scale.mean, "deviation": self.scale.deviation},
@@ -107,6 +110,13 @@ class Setup:
             "native_template": how.native_template,
             "precision": "bf16" if self.dtype == torch.bfloat16 else "fp32",
         }
+
+
+def _table_columns(layout: Layout) -> dict[str, Any]:
+    """The columns that training read; {} for row shapes that name their parts themselves."""
+    if layout.shape not in ("table", "text", "spans", "tokens"):
+        return {}
+    return layout.columns.model_dump(mode="json")
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,7 +236,7 @@ def _load(
 def _rendering(recipe: Recipe, prepared: Prepared, base: Base, *, max_length: int) -> Rendering:
     template = recipe.data.chat_template
     if template is not None:
-        base.tokenizer.chat_template = template
+        base.tokenizer.chat_template = _template_text(template)
     return Rendering(
         task=prepared.layout.task,
         tokenizer=base.tokenizer,
@@ -234,9 +244,23 @@ def _rendering(recipe: Recipe, prepared: Prepared, base: Base, *, max_length: in
         labels=prepared.layout.labels,
         multi_label=prepared.layout.multi_label,
         seq2seq=base.kind == "encoder-decoder" and prepared.layout.task in ("generate", "chat"),
-        native_template=not base.default_template and base.kind == "decoder",
+        native_template=base.kind == "decoder"
+        and (template is not None or not base.default_template),
         column_edges=find_column_edges(prepared.splits.train),
     )
+
+
+def _template_text(template: str) -> str:
+    """The template itself, or what stands in the file that is named. Raises RecipeError."""
+    if "{" in template:
+        return template
+    try:
+        return Path(template).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(
+            f"data.chat_template: {template[:80]!r} is neither a template nor a file that can be "
+            "read; give a Jinja template, or the path of one"
+        ) from error
 
 
 def _check_writable(prepared: Prepared, base: Base, journal: Journal) -> None:
@@ -274,6 +298,11 @@ def _facts(
     examples = prepared.splits.train[:MEASURED_LENGTHS]
     task = prepared.layout.task
     rows = render(examples, rendering)
+    if not any(row.target_weight > 0 for row in rows):
+        raise DataError(
+            f"{prepared.splits.train[0].place}: nothing to learn here or in any other row, for "
+            "every weight is 0 or every answer is empty; give some a weight above 0"
+        )
     answers = [_answer_length(row) for row in rows] if task in ("generate", "chat") else []
     config = base.plain.config.get_text_config()
     return Facts(

@@ -377,7 +377,7 @@ def _template(
         reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
         raise DataError(
             f"{example.place}: the chat template refuses this conversation ({reason}); "
-            "check the order of roles"
+            "check the order of roles, or data.chat_template if you gave one"
         ) from error
     return str(text)
 

@@ -50,6 +50,8 @@ def load_tokenizer(source: ModelSource, kind: str, trust_remote_code: bool) -> t
     _ensure_pad(tokenizer, folder)
     tokenizer.padding_side = "left" if kind == "decoder" else "right"
     tokenizer.clean_up_tokenization_spaces = False
+    # Rows are cut here, so the library's warning of long ones would be a false alarm.
+    tokenizer.deprecation_warnings["sequence-length-is-longer-than-the-specified-maximum"] = True
     if tokenizer.chat_template or kind == "encoder":
         return tokenizer, False
     tokenizer.chat_template = DEFAULT_CHAT_TEMPLATE
