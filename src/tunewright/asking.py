@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,8 @@ from tunewright.store import RunFolder, read_json
 
 DEFAULT_NEW_TOKENS = 256
 SEED = 17
+LAYOUT_ROWS = 2000
+"""Rows from which the layout of a file is found."""
 
 
 def evaluate(
@@ -193,7 +196,7 @@ def _open(what: str, data: str, split: str | None) -> tuple[Asker, DataSection, 
     recipe = _recipe_of(what)
     section = recipe.data if recipe else DataSection()
     task = (recipe.task if recipe else None) or base.task
-    rows = list(read_rows(data, format="auto"))[:2000]
+    rows = list(islice(read_rows(data, format="auto", split=split), LAYOUT_ROWS))
     section = _with_trained_columns(section, manifest, rows)
     layout = find_layout(rows, section, task)
     labels = base.labels or layout.labels

@@ -24,6 +24,7 @@ Auto = Literal["auto"]
 # What other tools call our keys; an unknown key that stands here is answered with ours.
 PEERS_NAMES = {
     "lora_r": "adapter.r",
+    "rank": "adapter.r",
     "lora_rank": "adapter.r",
     "lora_alpha": "adapter.alpha",
     "lora_dropout": "adapter.dropout",
@@ -239,7 +240,7 @@ class Recipe(Section):
     """How it is learned."""
     provider: str = "here"
     """Who trains: here."""
-    base_model: str = "embedded:minilm"
+    base_model: Annotated[str, Field(min_length=1)] = "embedded:minilm"
     """Hub id, folder, or embedded:NAME."""
     base_revision: str | None = None
     """Branch, tag or commit of a hub model."""

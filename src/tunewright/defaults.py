@@ -23,6 +23,9 @@ LORA_OVER_FULL = 10.0
 PASSES_TIMES_ROOT = 800
 MAX_BATCH_TOKENS_CPU = 8192
 MAX_BATCH_TOKENS_GPU = 32768
+MOST_LOGIT_BYTES = 4e9
+LOGIT_BYTES = 14
+"""Of one logit in training: bf16 and fp32 values, their gradients, the softmax."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +45,8 @@ class Facts:
     device: str
     has_head: bool
     """A new head is trained beside the base."""
+    num_outputs: int = 1
+    """Vocabulary of a language model; logits over it are what fills memory."""
     fitted_head: bool = False
     """That head starts from a linear model on the frozen base."""
 
@@ -137,9 +142,14 @@ def _max_length(facts: Facts) -> tuple[int, str]:
 
 
 def _max_batch_tokens(facts: Facts) -> tuple[int, str]:
+    most = int(MOST_LOGIT_BYTES / (LOGIT_BYTES * max(1, facts.num_outputs)))
     if facts.device == "cpu":
-        return MAX_BATCH_TOKENS_CPU, "fits the processor's caches and a laptop's memory"
-    return MAX_BATCH_TOKENS_GPU, "fills the device; halved by itself when memory runs out"
+        value, reason = MAX_BATCH_TOKENS_CPU, "fits the caches and a laptop's memory"
+    else:
+        value, reason = MAX_BATCH_TOKENS_GPU, "fills the device; halved when memory runs out"
+    if most < value:
+        return max(256, most), f"{facts.num_outputs} words: logits stay below 4 GB"
+    return value, reason
 
 
 def _eval_steps(

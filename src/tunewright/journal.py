@@ -33,6 +33,15 @@ class Journal:
         self.trackers: list[Tracker] = []
         self.warnings: list[str] = []
 
+    def recall(self) -> None:
+        """Take up the warnings of an earlier attempt at the same run from its log file."""
+        if self.log_file is None or not self.log_file.exists():
+            return
+        for line in self.log_file.read_text(encoding="utf-8", errors="replace").split("\n"):
+            _, mark, text = line.partition(" warning: ")
+            if mark and text not in self.warnings:
+                self.warnings.append(text)
+
     def say(self, text: str) -> None:
         """A plain sentence about what is going on."""
         self._write(text)

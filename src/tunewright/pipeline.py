@@ -32,7 +32,7 @@ from tunewright.evaluate.saved import read_predictions, save_predictions
 from tunewright.evaluate.score import score
 from tunewright.evaluate.verdict import judge
 from tunewright.journal import Journal, open_tracker
-from tunewright.metrics.table import check_metrics, metrics_for
+from tunewright.metrics.table import check_metrics, find_metric, lacks, metrics_for
 from tunewright.model.device import device_name, peak_memory
 from tunewright.model.load import Base
 from tunewright.model.weights import load_tuned, save_tuned
@@ -91,6 +91,8 @@ def train(recipe: Recipe, run_dir: Path, journal: Journal, *, resume: bool = Fal
     """
     folder = open_run(run_dir, resume=resume)
     journal.log_file = folder.log
+    if resume:
+        journal.recall()
     with owning_run(folder):
         return _train(recipe, folder, journal, resume)
 
@@ -321,11 +323,12 @@ def _compare(
 ) -> tuple[Comparison, ...]:
     """The tuned model against every other system, on the metric that decides."""
     labels, seed = setup.prepared.layout.labels, setup.recipe.training.seed
+    chosen = find_metric(metric)
     others = [system for system in predictions if system != "tuned"]
     return tuple(
         compare(predictions["tuned"], predictions[other], metric, labels=labels, seed=seed)
         for other in others
-        if predictions[other]
+        if predictions[other] and not lacks(chosen, predictions[other])
     )
 
 

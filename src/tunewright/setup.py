@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -136,7 +137,7 @@ def make_setup(recipe: Recipe, prepared: Prepared, journal: Journal) -> Setup:
     torch.set_num_threads(threads)
     keep_freed_memory()
     dtype, precision_reason = choose_precision(training.precision, device)
-    base = _load(recipe, prepared, device, dtype)
+    base = _load_as_found(recipe, prepared, device, dtype)
     examples = prepared.splits.train
     if not examples:
         raise DataError(f"{recipe.data.train}: no rows left to train on; see card.json for why")
@@ -207,6 +208,22 @@ def first_by_content(examples: Sequence[Example], most: int | None) -> tuple[Exa
         return tuple(examples)
     chosen = set(sorted(example.id for example in examples)[:most])
     return tuple(example for example in examples if example.id in chosen)
+
+
+def _load_as_found(
+    recipe: Recipe, prepared: Prepared, device: torch.device, dtype: torch.dtype
+) -> Base:
+    """The base; where it cannot do the task that the data suggested, the error says why that."""
+    try:
+        return _load(recipe, prepared, device, dtype)
+    except ModelError as error:
+        layout = prepared.layout
+        if recipe.task is not None or f"{layout.task} " not in f"{error} ":
+            raise
+        reasons = "; ".join(layout.reasons)
+        raise ModelError(
+            f"{error}; or set task, if the data is not understood ({reasons})"
+        ) from error
 
 
 def _load(
@@ -310,14 +327,20 @@ def _facts(
         kind=base.kind,
         num_parameters=base.num_parameters,
         hidden_size=int(config.hidden_size),
-        num_rows=len(prepared.splits.train),
+        num_rows=_count_rows(len(prepared.splits.train), len(examples), len(rows)),
         lengths=[row.input_ids.size for row in rows],
         answer_lengths=answers,
         max_positions=longest_input(base) or 1 << 20,
         device=device.type,
         has_head=bool(base.fresh),
+        num_outputs=int(config.vocab_size) if task in ("generate", "chat", "continue") else 1,
         fitted_head=head_init != "random" and find_head(base) is not None,
     )
+
+
+def _count_rows(examples: int, measured: int, rows: int) -> int:
+    """Rows that all examples become; a long text becomes several."""
+    return max(1, round(examples * rows / measured))
 
 
 def _answer_length(row: Row) -> int:
@@ -372,7 +395,15 @@ def _plan(setup: Setup, base: Base, head_names: frozenset[str]) -> Plan:
         mask_id=tokenizer.mask_token_id,
         special_ids=frozenset(int(i) for i in tokenizer.all_special_ids),
         minutes=setup.recipe.budget.minutes,
+        identity=_identity(setup, base),
     )
+
+
+def _identity(setup: Setup, base: Base) -> str:
+    """What beside rows and recipe decides the result: the base's weights, the validation rows."""
+    ground = base.source.base or base.source
+    held = "\n".join(example.id for example in setup.prepared.splits.validation)
+    return hashlib.sha256(f"{ground.sha256}\n{held}".encode()).hexdigest()
 
 
 def _check_fit(
@@ -407,9 +438,15 @@ def _check_fit(
     loaded = sum(parameter.nbytes for parameter in base.model.parameters())
     room = min(available_memory(device) + loaded, int(limit_gb * 1e9) if limit_gb else 1 << 62)
     if least > room:
+        limited = limit_gb is not None and room == int(limit_gb * 1e9)
+        have = (
+            f"budget.memory_gb allows {limit_gb:.3g}"
+            if limited
+            else f"{room / 1e9:.3g} GB are free"
+        )
         raise Refusal(
-            f"memory: this recipe needs at least {least / 1e9:.1f} GB and {room / 1e9:.1f} GB are "
-            f"free on {device.type}; {_smaller(recipe)}"
+            f"memory: this recipe needs at least {least / 1e9:.3g} GB on {device.type} and {have}; "
+            f"{_smaller(recipe)}"
         )
     if need > room:
         journal.warn(

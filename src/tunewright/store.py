@@ -103,6 +103,8 @@ def open_run(path: Path, *, resume: bool) -> RunFolder:
     `resume` is on, or when it cannot be written.
     """
     folder = RunFolder(path)
+    with naming_disk_errors(path):
+        path.exists()  # a name that no disk can hold is told here
     if path.exists() and not path.is_dir():
         raise RunError(f"{path}: is a file, not a folder; give another --run-dir")
     # Hidden files are what a killed write left behind, never the user's or a run's own.
@@ -136,7 +138,7 @@ def owning_run(folder: RunFolder) -> Iterator[None]:
             raise RunError(
                 f"{folder.path}: another process works in this run; wait for it, or end it"
             ) from error
-        for left in folder.path.glob(".*.tmp"):
+        for left in (*folder.path.glob(".*.tmp"), *folder.path.glob(".*.old")):
             if left.is_dir():
                 shutil.rmtree(left, ignore_errors=True)
             else:

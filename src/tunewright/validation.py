@@ -14,7 +14,7 @@ from tunewright.setup import Setup, first_by_content
 from tunewright.train.loop import Evaluate
 
 MOST_GENERATED = 200
-"""Validation rows that a generative model answers at each look; their loss is taken on all."""
+"""Validation rows that a generative model answers, and is scored on, at each look."""
 SHOWN_METRICS = 3
 
 
@@ -54,7 +54,7 @@ def _loss(predictions: Sequence[Prediction], labels: Sequence[str], setup: Setup
         errors = [float(p.prediction) - float(p.reference) for p in predictions]  # type: ignore[arg-type]
         return float(np.mean(np.square(errors))) / setup.scale.deviation**2
     if setup.task == "tag":
-        return -float(np.mean([math.log(max(p.confidence or 0.0, 1e-12)) for p in predictions]))
+        return math.nan  # spans carry no loss; the deciding metric decides alone
     index = {label: i for i, label in enumerate(labels)}
     losses = []
     for p in predictions:

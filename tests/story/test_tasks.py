@@ -1,6 +1,9 @@
 """Every task through the whole pipeline, on tiny models and made-up rows."""
 
 import json
+import multiprocessing
+import random
+import shutil
 from pathlib import Path
 
 import peft
@@ -11,10 +14,13 @@ from tests.model_zoo import make_tiny
 
 from tunewright.asking import compare, evaluate, open_chat
 from tunewright.config import make_recipe, read_recipe
-from tunewright.errors import ModelError, Refusal, RunError
+from tunewright.data.prepare import prepare
+from tunewright.data.render import render
+from tunewright.errors import DataError, ModelError, RecipeError, Refusal, RunError
 from tunewright.journal import silence
 from tunewright.model.weights import load_tuned
 from tunewright.pipeline import train
+from tunewright.setup import make_setup
 
 REPORT_KEYS = {
     "task", "base_model", "results", "comparisons", "forgetting", "cost", "verdict", "because",
@@ -378,7 +384,7 @@ def test_a_small_time_budget_ends_early(live):
 
 
 def test_too_little_memory_is_a_no(live, tmp_path):
-    with pytest.raises(Refusal, match=r"memory: .* needs at least"):
+    with pytest.raises(Refusal, match=r"memory: .* needs at least .*budget.memory_gb allows"):
         live("bert", tickets(), budget={"memory_gb": 1e-6})
     live("bert", tickets())  # the same folder is free again
 
@@ -392,8 +398,6 @@ def test_answers_that_the_tokenizer_cannot_write_are_refused(live, zoo, tmp_path
 
 def without_pieces(source, folder, piece):
     """A copy of a model whose tokenizer lacks a character, and has an unknown token instead."""
-    import shutil
-
     shutil.copytree(source, folder)
     path = folder / "tokenizer.json"
     core = json.loads(path.read_text())
@@ -408,8 +412,6 @@ def without_pieces(source, folder, piece):
 
 
 def test_random_labels_never_ship(live):
-    import random
-
     dice = random.Random(5)
     rows = [{**row, "label": dice.choice(sorted(QUESTIONS))} for row in tickets(30)]
     for seed in range(3):
@@ -444,13 +446,8 @@ def test_completions_are_learned_and_end(live):
 
 def test_only_weighted_turns_are_learned(live):
     """The turn of weight 0 says "no" in every row: it must not become likely."""
-    from tunewright.data.render import render
-    from tunewright.setup import make_setup
-
     _, folder = live("llama", talks())
     recipe = read_recipe(folder / "recipe.yaml")
-    from tunewright.data.prepare import prepare
-
     prepared = prepare(recipe.data, recipe.task, silence())
     setup = make_setup(recipe, prepared, silence())
     (row, *_) = render(setup.prepared.splits.train, setup.rendering)
@@ -461,10 +458,68 @@ def test_only_weighted_turns_are_learned(live):
 
 
 def test_unknown_names_are_told_before_training(live):
-    from tunewright.errors import RecipeError
 
     with pytest.raises(RecipeError, match="majority"):
         live("bert", tickets(), evaluation={"baselines": ["majorty"]})
     with pytest.raises(RecipeError, match="accuracy"):
         live("bert", tickets(), evaluation={"metrics": ["acuracy"]})
     live("bert", tickets())
+
+
+def test_a_small_file_is_read_with_the_columns_of_training(live, tmp_path):
+    _, folder = live("bert", frauds(60), steps=1)
+    predictions = {
+        line["id"]: line["confidence"]
+        for line in read_lines(folder / "predictions.jsonl")
+        if line["system"] == "tuned"
+    }
+    texts = {line["input"] for line in read_lines(folder / "predictions.jsonl")}
+    few = [row for row in frauds(60) if row["text"] in texts][:5]
+    for what in (folder, folder / "model"):
+        asked = evaluate(str(what), write_rows(tmp_path / "few.jsonl", few), silence())
+        rows = [row for row in asked.details["worst_rows"] if row["id"] in predictions]
+        for row in rows:
+            assert row["confidence"] == pytest.approx(predictions[row["id"]], abs=1e-4)
+    bare = write_rows(tmp_path / "bare.jsonl", [{"text": "x", "label": "fraud"}] * 3)
+    with pytest.raises(DataError, match="amount|country"):
+        evaluate(str(folder), bare, silence())
+
+
+def test_a_chat_template_from_a_file_is_used_and_saved(live, tmp_path):
+    template = tmp_path / "template.jinja"
+    template.write_text(
+        "{% for m in messages %}<{{ m.role }}>{{ m.content }}<|endoftext|>{% endfor %}"
+        "{% if add_generation_prompt %}<assistant>{% endif %}"
+    )
+    _, folder = live("gpt2", talks(), data={"chat_template": str(template)})
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder / "model")
+    said = tokenizer.apply_chat_template([{"role": "user", "content": "x"}], tokenize=False)
+    assert said == "<user>x<|endoftext|>"
+    with pytest.raises(RecipeError, match="neither a template nor a file"):
+        live("gpt2", talks(), name="other", data={"chat_template": "no-such-file"})
+
+
+def test_rows_with_nothing_to_learn_are_refused(live):
+    silent = [{"messages": [{**turn, "weight": 0} for turn in row["messages"]]} for row in talks()]
+    with pytest.raises(DataError, match="nothing to learn"):
+        live("llama", silent)
+
+
+@pytest.mark.parametrize("kind", ["llama", "bert"])
+def test_recomputed_activations_and_accumulation_change_no_number(live, kind):
+    losses = []
+    for number, training in enumerate(
+        (
+            {},
+            {"activation_checkpointing": "on"},
+            {"batch_size": 4, "gradient_accumulation_steps": 2, "num_workers": 1},
+        )
+    ):
+        _, folder = live(
+            kind, tickets(), name=f"run{number}", adapter={"method": "lora", "r": 4},
+            training={"dropout": 0.0, **training},
+        )  # fmt: skip
+        losses.append([line["loss"] for line in read_lines(folder / "steps.jsonl")])
+    assert losses[1] == pytest.approx(losses[0], abs=1e-5)
+    assert losses[2] == pytest.approx(losses[0], abs=1e-5)
+    assert not multiprocessing.active_children()

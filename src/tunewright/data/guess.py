@@ -76,7 +76,15 @@ class Guess:
         if given:
             return given if not rest and self.task is None else None
         prose = [p for p in rest if p.kind == "text" and (p.is_prose or p.name in INPUT_NAMES)]
-        return prose[0].name if len(rest) == 1 and prose else None
+        if len(rest) != 1 or not prose:
+            return None
+        for profile in self.profiles.values():
+            if profile.num_values == 0 and profile.name.casefold() in LABEL_NAMES:
+                raise DataError(
+                    f"{file_name(self.rows)}: every cell of column {profile.name} is empty; fill "
+                    "it in, or set task: continue to learn the text alone"
+                )
+        return prose[0].name
 
     def find_text(self) -> str:
         """The text column of a data set without outputs. Raises DataError where it is not clear."""

@@ -96,7 +96,7 @@ def render_prompts(examples: Sequence[Example], how: Rendering) -> list[NDArray[
     """Token ids up to where the answer begins, for generation; cut from the left to max_length."""
     limit = how.max_length
     if how.seq2seq:
-        return [_ids(how.tokenizer, e.input, special=True)[:limit] for e in examples]
+        return [_ids(how.tokenizer, e.input, special=True, literal=True)[:limit] for e in examples]
     if not _uses_template(examples, how):
         return [_prompt_ids(e, how)[-limit:] for e in examples]
     prompts = [_template(how, prompt_messages(e), e, generation=True) for e in examples]
@@ -161,7 +161,7 @@ def _fifth(value: float, edges: tuple[float, ...] | None) -> str:
 
 def _render_classes(examples: Sequence[Example], how: Rendering) -> list[Row]:
     index = {label: i for i, label in enumerate(how.labels)}
-    ids = _batch_ids(how, [input_text(e, how) for e in examples])
+    ids = encode_texts([input_text(e, how) for e in examples], how)
     rows = []
     for example, tokens in zip(examples, ids, strict=True):
         target: int | NDArray[np.float32]
@@ -179,7 +179,7 @@ def _render_classes(examples: Sequence[Example], how: Rendering) -> list[Row]:
 
 
 def _render_numbers(examples: Sequence[Example], how: Rendering) -> list[Row]:
-    ids = _batch_ids(how, [input_text(e, how) for e in examples])
+    ids = encode_texts([input_text(e, how) for e in examples], how)
     return [
         Row(e.id, tokens, target=float(e.output), weight=e.weight)  # type: ignore[arg-type]
         for e, tokens in zip(examples, ids, strict=True)
@@ -246,7 +246,7 @@ def _uses_template(examples: Sequence[Example], how: Rendering) -> bool:
 def _plain_row(example: Example, how: Rendering) -> Row:
     prompt = _prompt_ids(example, how)
     eos = how.tokenizer.eos_token_id
-    answer = _ids(how.tokenizer, str(example.output), special=False)
+    answer = _ids(how.tokenizer, str(example.output), special=False, literal=True)
     answer = np.append(answer, np.int32(eos)) if eos is not None else answer
     weights = np.concatenate([np.zeros(prompt.size), np.ones(answer.size)]).astype(np.float32)
     ids = np.concatenate([prompt, answer]).astype(np.int32)
@@ -255,7 +255,7 @@ def _plain_row(example: Example, how: Rendering) -> Row:
 
 def _prompt_ids(example: Example, how: Rendering) -> NDArray[np.int32]:
     text = example.input + PROMPT_END
-    ids = _ids(how.tokenizer, text, special=True)
+    ids = _ids(how.tokenizer, text, special=True, literal=True)
     eos = how.tokenizer.eos_token_id
     if ids.size and eos is not None and ids[-1] == eos:  # some tokenizers close every text
         ids = ids[:-1]
@@ -265,7 +265,9 @@ def _prompt_ids(example: Example, how: Rendering) -> NDArray[np.int32]:
         # or eos token instead, so that the model can tell prompt from completion.
         mark = how.tokenizer.bos_token_id if how.tokenizer.bos_token_id is not None else eos
         if mark is not None:
-            ids = np.append(_ids(how.tokenizer, example.input, special=True), np.int32(mark))
+            ids = np.append(
+                _ids(how.tokenizer, example.input, special=True, literal=True), np.int32(mark)
+            )
     return ids.astype(np.int32)
 
 
@@ -393,8 +395,8 @@ def _message_dict(turn: Message) -> dict[str, Any]:
 
 
 def _seq2seq_row(example: Example, how: Rendering) -> Row:
-    ids = _ids(how.tokenizer, example.input, special=True)[: how.max_length]
-    answer = _ids(how.tokenizer, str(example.output), special=False)
+    ids = _ids(how.tokenizer, example.input, special=True, literal=True)[: how.max_length]
+    answer = _ids(how.tokenizer, str(example.output), special=False, literal=True)
     eos = how.tokenizer.eos_token_id
     answer = np.append(answer, np.int32(eos)) if eos is not None else answer
     lost = max(0, answer.size - how.max_length)
@@ -414,7 +416,7 @@ def _render_text(examples: Sequence[Example], how: Rendering) -> list[Row]:
     rows = []
     eos, bos = how.tokenizer.eos_token_id, how.tokenizer.bos_token_id
     for example in examples:
-        ids = _ids(how.tokenizer, example.input, special=False)
+        ids = _ids(how.tokenizer, example.input, special=False, literal=True)
         ids = np.append(ids, np.int32(eos)) if eos is not None else ids
         size = how.max_length - (bos is not None)
         for part, start in enumerate(range(0, ids.size, size)):
@@ -444,14 +446,26 @@ def _cut(row: Row, max_length: int) -> Row:
     )
 
 
-def _ids(tokenizer: Tokenizer, text: str, *, special: bool) -> NDArray[np.int32]:
-    return np.asarray(tokenizer(text, add_special_tokens=special)["input_ids"], dtype=np.int32)
+def _ids(
+    tokenizer: Tokenizer, text: str, *, special: bool, literal: bool = False
+) -> NDArray[np.int32]:
+    """literal: names of special tokens that stand in the user's own text are ordinary text."""
+    extra = {"split_special_tokens": True} if literal else {}
+    ids = tokenizer(text, add_special_tokens=special, **extra)["input_ids"]
+    return np.asarray(ids, dtype=np.int32)
 
 
-def _batch_ids(how: Rendering, texts: Sequence[str]) -> list[NDArray[np.int32]]:
+def encode_texts(texts: Sequence[str], how: Rendering) -> list[NDArray[np.int32]]:
+    """Token ids of plain texts for a model with a head, cut to max_length.
+
+    A "</s>" in a user's text would end the row early for models that read their last or end token;
+    encoders with a mask token keep the names of theirs, because people join fields with "[SEP]".
+    """
     if not texts:
         return []
-    encoded = how.tokenizer(list(texts), truncation=True, max_length=how.max_length)
+    literal = how.tokenizer.mask_token_id is None
+    extra = {"split_special_tokens": True} if literal else {}
+    encoded = how.tokenizer(list(texts), truncation=True, max_length=how.max_length, **extra)
     return [np.asarray(ids, dtype=np.int32) for ids in encoded["input_ids"]]
 
 

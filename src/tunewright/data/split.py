@@ -120,7 +120,8 @@ def assign_sides(
     units = make_units(examples, seed)
     if len(units) < len(wanted):
         raise DataError(
-            f"only {len(units)} different rows or groups for {' and '.join(wanted)}; "
+            f"data.train: only {len(units)} different rows or groups for "
+            f"{' and '.join(wanted)}; "
             "give more rows, or set data.validation: 0 or data.test: 0"
         )
     mixed = sum(len(unit.rows) for unit in units if len(unit.counts) > 1)

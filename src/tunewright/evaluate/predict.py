@@ -6,7 +6,7 @@ Shapes: B rows, T tokens, K classes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -16,12 +16,20 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tunewright.data.batch import Batch, batches_by_length, make_batch, model_inputs
-from tunewright.data.render import Rendering, Row, input_text, render, render_prompts
+from tunewright.data.render import (
+    Rendering,
+    Row,
+    encode_texts,
+    input_text,
+    render,
+    render_prompts,
+)
 from tunewright.model.generate import generate_answers, target_logits
 from tunewright.model.load import Base, longest_input
 from tunewright.records import Example, Output, Prediction, Span
 
 Advance = Callable[[float], None]
+MOST_LOGITS = 1 << 26
 EVALUATION_TOKENS = 8192
 """Tokens in one forward pass without gradients, padding included."""
 
@@ -205,7 +213,7 @@ def score_rows(asker: Asker, rows: Sequence[Row], advance: Advance) -> list[tupl
     """(nats, number of target tokens) of every row; weights above zero all count as one."""
     base, done = asker.base, 0
     results: list[tuple[float, int]] = [(0.0, 0)] * len(rows)
-    for part in batches_by_length(rows, EVALUATION_TOKENS // 2):
+    for part in batches_by_length(rows, _scoring_tokens(base)):
         batch = make_batch([rows[i] for i in part], pad_id=_pad_id(base), device=base.device)
         assert batch.predicts_BT is not None
         with torch.inference_mode():
@@ -257,27 +265,27 @@ def _backbone_states(base: Base, batch: Batch) -> Tensor:
 def _input_rows(asker: Asker, examples: Sequence[Example]) -> list[Row]:
     """Rows without targets: predictions must not need a label."""
     texts = [input_text(e, asker.rendering) for e in examples]
-    encoded = asker.rendering.tokenizer(
-        texts, truncation=True, max_length=asker.rendering.max_length
-    )["input_ids"]
-    return [
-        Row(e.id, np.asarray(ids, dtype=np.int32), target=0)
-        for e, ids in zip(examples, encoded, strict=True)
-    ]
+    encoded = encode_texts(texts, asker.rendering)
+    return [Row(e.id, ids, target=0) for e, ids in zip(examples, encoded, strict=True)]
 
 
 def _forward(
     asker: Asker, rows: Sequence[Row], advance: Advance
-) -> Sequence[tuple[NDArray[np.int64], Tensor]]:
-    base, done, outputs = asker.base, 0, []
+) -> Iterator[tuple[NDArray[np.int64], Tensor]]:
+    base, done = asker.base, 0
     for part in batches_by_length(rows, EVALUATION_TOKENS):
         batch = make_batch([rows[i] for i in part], pad_id=_pad_id(base), device=base.device)
         with torch.inference_mode():
             out = base.model(input_ids=batch.ids_BT, attention_mask=batch.mask_BT).logits
-        outputs.append((part, out))
+        yield part, out
         done += part.size
         advance(done / len(rows))
-    return outputs
+
+
+def _scoring_tokens(base: Base) -> int:
+    """Tokens of one scoring pass; each may need a row of logits over the vocabulary."""
+    vocabulary = int(base.plain.get_output_embeddings().weight.shape[0])
+    return max(1, min(EVALUATION_TOKENS // 2, MOST_LOGITS // vocabulary))
 
 
 def _pad_id(base: Base) -> int:

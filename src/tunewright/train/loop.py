@@ -70,6 +70,8 @@ class Plan:
     """The start is a model worth having: it is evaluated, and mixed with the best at the end."""
     special_ids: frozenset[int] = frozenset()
     minutes: float | None = None
+    identity: str = ""
+    """Stands for the base's weights and the validation rows: a resumed run must find the same."""
 
     def total_steps(self, num_rows: int, max_steps: int | None) -> int:
         """Optimiser steps of the whole run."""
@@ -541,6 +543,7 @@ def _scope(
     fixed += repr((plan.rates, sorted(plan.head_names), plan.pad_id, plan.mask_id))
     return {
         "the training data": data.hexdigest(),
+        "the base model or the validation data": plan.identity,
         "the recipe": hashlib.sha256((settings + fixed).encode()).hexdigest(),
         "the set of trained weights": hashlib.sha256("\n".join(names).encode()).hexdigest(),
     }

@@ -70,15 +70,22 @@ class MasterAdamW:
         self.averages = [m.clone() for m in self.masters] if self.ema_decay else []
         self.updates = 0
 
-    def gradient_norm(self, scale: float) -> Tensor:
-        """Move gradients to the masters, multiplied by `scale`; returns their global L2 norm."""
+    def collect_gradients(self) -> None:
+        """Add the gradients of one micro-batch to the masters', in fp32.
+
+        Summed in bf16, many micro-batches would lose the small ones among them.
+        """
         for master, parameter in zip(self.masters, self.parameters, strict=True):
-            grad = parameter.grad
+            grad, parameter.grad = parameter.grad, None
             if grad is None:
-                master.grad = None
                 continue
-            master.grad = grad if grad.dtype == torch.float32 else grad.float()
-            parameter.grad = None
+            if master.grad is None:
+                master.grad = grad.to(torch.float32)
+            else:
+                master.grad += grad
+
+    def gradient_norm(self, scale: float) -> Tensor:
+        """Multiply the collected gradients by `scale`; returns their global L2 norm."""
         grads = [m.grad for m in self.masters if m.grad is not None]
         if not grads:
             return torch.zeros(())

@@ -79,7 +79,7 @@ def take_step(
         return StepResult(0.0, 0.0, sum(row.num_tokens for row in rows), 0.0)
     while True:
         try:
-            loss_sum = _backward(model, rows, cutting, objective, seed, label_smoothing)
+            loss_sum = _backward(model, rows, cutting, objective, optimizer, seed, label_smoothing)
             break
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
@@ -101,17 +101,19 @@ def _backward(
     rows: Sequence[Row],
     cutting: MicroBatching,
     objective: Objective,
+    optimizer: MasterAdamW,
     seed: int,
     label_smoothing: float,
 ) -> float:
     # Dropout follows from the step's own seed, so no random state needs to be saved or restored.
     torch.manual_seed(seed)
-    total = 0.0
+    total = torch.zeros((), dtype=torch.float64, device=cutting.device)
     for batch in cutting.cut(rows):
         loss = objective(model, batch, label_smoothing=label_smoothing)
         loss.backward()  # type: ignore[no-untyped-call]
-        total += float(loss.detach())
-    return total
+        optimizer.collect_gradients()
+        total += loss.detach()
+    return float(total)
 
 
 def _halve(
