@@ -20,7 +20,7 @@ FULL_RATE_AT_384 = 1.5e-4
 HEAD_RATE = 1e-3
 LORA_OVER_FULL = 10.0
 """LoRA wants about ten times the learning rate of full tuning (LoRA Without Regret, 2025)."""
-PASSES_TIMES_ROOT = 800
+PASSES_TIMES_ROOT = 600
 MAX_BATCH_TOKENS_CPU = 8192
 MAX_BATCH_TOKENS_GPU = 32768
 MOST_LOGIT_BYTES = 4e9
@@ -127,7 +127,7 @@ def _num_epochs(facts: Facts) -> tuple[float, str]:
     if facts.task in ("generate", "chat", "continue"):
         epochs = min(5, max(2, round(20_000 / max(1, facts.num_rows))))
         return float(epochs), f"{facts.num_rows} rows to write from; early stopping may end sooner"
-    # Passes fall with the square root of the rows: 12 up to 5,000 rows, 8 at 10,000, 3 at 100,000.
+    # Passes fall with the square root of the rows: 12 up to 2,500 rows, 6 at 10,000, 2 at 100,000.
     epochs = min(12, max(2, math.ceil(PASSES_TIMES_ROOT / max(1, facts.num_rows) ** 0.5)))
     return float(epochs), f"{facts.num_rows} rows; early stopping may end sooner"
 

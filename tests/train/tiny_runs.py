@@ -36,11 +36,13 @@ class Setting:
     ema: float | Literal["none"] = "none"
     packing: bool = False
     patience: int | None = None
+    mixing: bool = False
 
     @property
     def name(self) -> str:
         extras = [f"ema{self.ema}" * (self.ema != "none"), "packed" * self.packing]
         extras.append(f"patience{self.patience}" * (self.patience is not None))
+        extras.append("mixing" * self.mixing)
         parts = [self.kind, self.method, self.precision, f"workers{self.num_workers}", *extras]
         return "-".join(part for part in parts if part)
 
@@ -60,6 +62,7 @@ def make_matrix() -> list[Setting]:
                 ema=0.9 if pair % 3 == 0 else "none",
                 packing=kind == "llama" and pair % 3 == 1,
                 patience=2 if pair % 2 == 1 else None,
+                mixing=pair % 4 < 2,
             )
         )
     return settings
@@ -104,6 +107,7 @@ def make_tiny_run(setting: Setting) -> TinyRun:
         pad_id=PAD,
         mask_id=MASK if setting.kind == "bert" else None,
         special_ids=SPECIAL,
+        fitted_start=setting.mixing,
     )
     config = TrainingSection(
         save_steps=2,

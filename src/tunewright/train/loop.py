@@ -145,13 +145,13 @@ def fit(
     """
     run = _Run(model, parameters, rows, plan, config, objective, checkpoints, journal)
     run.start(resume, forget_after)
-    if evaluate is not None and plan.fitted_start and not run.progress.evaluations:
-        run.judge_start(evaluate, log_evaluation)
     with (
         stop_requests() as stop,
         run.workers(),
         journal.progress("training", run.total_steps) as advance,
     ):
+        if evaluate is not None and plan.fitted_start and not run.progress.evaluations:
+            run.judge_start(evaluate, log_evaluation)
         while not run.progress.finished:
             run.one_step(log_step, advance)
             run.look_around(evaluate, log_evaluation)
