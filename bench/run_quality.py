@@ -1,7 +1,8 @@
 """Quality on real rows: `python bench/run_quality.py [CASE ...]`, each through the whole pipeline.
 
 With QUALITY_REUSE=1 runs that lie finished in the temporary folder are read, not repeated; with
-QUALITY_THREADS=1 each takes one thread, so that several can run side by side. Every case writes results/quality_CASE.json with its bars, seconds, peak memory and all figures.
+QUALITY_THREADS=1 each takes one thread, so that several can run side by side. Every case writes
+results/quality_CASE.json with its bars, seconds, peak memory and all figures.
 """
 
 from __future__ import annotations
