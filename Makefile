@@ -47,8 +47,8 @@ bars: $(RUN_READY) ## every bar in bench/results: figure, goal, pass or short
 	@$(BIN)/python bench/bars.py $(ARGS)
 
 bench: $(DEV_READY) ## run the benchmarks anew (hours); see bench/README.md
-	@for script in bench/run_*.py; do \
-		test -e "$$script" || continue; \
+	@for script in bench/*.py; do \
+		case "$$script" in bench/bars.py|bench/record.py) continue;; esac; \
 		echo "== $$script"; $(BIN)/python "$$script" $(ARGS) || exit 1; \
 	done
 	@$(BIN)/python bench/bars.py
