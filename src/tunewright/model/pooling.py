@@ -54,6 +54,7 @@ def add_mean_pooling(base: Base, seed: int) -> None:
         weight, stream = layer.intermediate.dense.weight, torch.Generator().manual_seed(seed)
         nn.init.normal_(weight, std=plain.config.initializer_range, generator=stream)
         nn.init.zeros_(layer.intermediate.dense.bias)
+    layer.train(plain.training)
     layers.append(layer.to(device=base.device, dtype=base.dtype))
     plain.config.num_hidden_layers = len(layers)
     base.num_parameters = sum(p.numel() for p in plain.parameters())

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,13 +28,21 @@ FORWARD_TOKENS = 8192
 
 
 def find_head(base: Base) -> nn.Linear | None:
-    """The linear layer that alone is new and reads one vector per row; None where there is none."""
-    names = {name.rpartition(".")[0] for name in base.fresh}
+    """The new linear layer that gives the outputs; None where there is none.
+
+    Layers below it may be new as well (a pooler that the checkpoint lacks): a linear model on
+    their random features is still a better start than noise.
+    """
     modules = dict(base.plain.named_modules())
-    if len(names) != 1:
-        return None
-    head = modules.get(next(iter(names)))
-    return head if isinstance(head, nn.Linear) and head.bias is not None else None
+    outputs = base.plain.config.num_labels
+    for name in sorted({name.rpartition(".")[0] for name in base.fresh}):
+        head: Any = modules.get(name)
+        # Beside an adapter PEFT keeps the trained copy of a head inside a wrapper.
+        copies = getattr(head, "modules_to_save", None)
+        head = copies["default"] if copies is not None and "default" in copies else head
+        if isinstance(head, nn.Linear) and head.bias is not None and head.out_features == outputs:
+            return head
+    return None
 
 
 def start_head(base: Base, rows: Sequence[Row], pad_id: int) -> bool:

@@ -1,0 +1,88 @@
+"""A head that starts fitted: better than noise before the first step, with and without adapter."""
+
+import numpy as np
+import pytest
+import torch
+from tests.model_zoo import make_tiny
+
+from tunewright.data.batch import make_batch, model_inputs
+from tunewright.data.render import Row
+from tunewright.model.adapters import attach
+from tunewright.model.load import load_base
+from tunewright.model.pooling import add_mean_pooling, wants_mean_pooling
+from tunewright.train.head import find_head, start_head
+
+
+def rows_of_two_kinds(count=40, number=None):
+    stream = np.random.default_rng(0)
+    rows = []
+    for i in range(count):
+        ids = np.concatenate([[5], stream.integers(20, 60, 6) + 100 * (i % 2), [6]])
+        target = i % 2 if number is None else number * (i % 2)
+        rows.append(Row(str(i), ids.astype(np.int32), target=target))
+    return rows
+
+
+def answers(base, rows):
+    batch = make_batch(rows, pad_id=0, device=torch.device("cpu"))
+    with torch.inference_mode():
+        return base.model.eval()(**model_inputs(batch)).logits
+
+
+@pytest.fixture(scope="module")
+def bert(tmp_path_factory):
+    return make_tiny("bert", tmp_path_factory.mktemp("zoo") / "bert")
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_a_fitted_head_answers_before_any_step(bert, method):
+    base = attach(load_base(str(bert), task="classify", labels=("a", "b")), method, r=4)
+    rows = rows_of_two_kinds()
+    assert start_head(base, rows, 0)
+    wanted = torch.tensor([row.target for row in rows])
+    assert (answers(base, rows).argmax(1) == wanted).float().mean() > 0.9
+
+
+def test_a_fitted_head_follows_from_its_rows_alone(bert):
+    rows = rows_of_two_kinds()
+    heads = []
+    for order in (rows, rows[::-1]):
+        base = attach(load_base(str(bert), task="classify", labels=("a", "b")), "full")
+        start_head(base, order, 0)
+        heads.append(find_head(base).weight.detach().clone())
+    assert torch.equal(*heads)
+
+
+def test_numbers_are_fitted_too(bert):
+    base = attach(load_base(str(bert), task="regress"), "full")
+    rows = rows_of_two_kinds(number=3.0)
+    assert start_head(base, rows, 0)
+    wanted = torch.tensor([row.target for row in rows])
+    assert ((answers(base, rows)[:, 0] - wanted) ** 2).mean() < 0.5 * wanted.var()
+
+
+def test_heads_without_one_vector_a_row_are_left_alone(bert, tmp_path):
+    llama = make_tiny("llama", tmp_path / "llama")
+    base = attach(load_base(str(llama), task="classify", labels=("a", "b")), "full")
+    assert not start_head(base, rows_of_two_kinds(), 0)
+
+
+def test_a_pooling_layer_gives_the_head_the_mean_of_all_tokens(bert, tmp_path):
+    folder = make_tiny("bert", tmp_path / "bert")
+    base = load_base(str(folder), task="classify", labels=("a", "b"))
+    assert not wants_mean_pooling(base)
+    (folder / "1_Pooling").mkdir()
+    (folder / "1_Pooling" / "config.json").write_text('{"pooling_mode_mean_tokens": true}')
+    base = load_base(str(folder), task="classify", labels=("a", "b"))
+    assert wants_mean_pooling(base)
+    rows = rows_of_two_kinds(4)
+    batch = make_batch(rows, pad_id=0, device=torch.device("cpu"))
+    with torch.inference_mode():
+        before = base.plain.bert(**model_inputs(batch)).last_hidden_state.mean(1)
+    add_mean_pooling(base, 17)
+    with torch.inference_mode():
+        after = base.plain.bert(**model_inputs(batch)).last_hidden_state[:, 0]
+    mean = torch.nn.functional.layer_norm(before, before.shape[1:])
+    together = torch.nn.functional.cosine_similarity(mean, after)
+    assert together.min() > 0.99, together
+    assert base.plain.config.num_hidden_layers == 3
