@@ -25,7 +25,7 @@ from record import Bar, at_least, at_most, record
 
 DATA = Path(os.environ.get("TUNEWRIGHT_DATA") or Path(__file__).parents[2] / "shared" / "data")
 WORK = Path(tempfile.gettempdir()) / "tunewright-quality"
-SEEDS = (17, 18, 19)
+SEEDS = tuple(map(int, os.environ.get("QUALITY_SEEDS", "17,18,19").split(",")))
 SUBSET_SEEDS = (0, 1, 2, 3, 4)
 
 
@@ -91,10 +91,12 @@ def banking77() -> None:
     ]  # fmt: skip
     accuracies = [100 * figure(report, "tuned") for report in reports]
     against = [verdict_against(report, "tfidf_linear") == "better" for report in reports]
+    count = len(reports)  # median_low: with two seeds, what the median of three cannot be below
     keep("banking77", [
-        at_least("accuracy, median of 3 seeds", statistics.median(accuracies), 93.6, "%"),
-        at_least("ship, of 3", sum(r["verdict"] == "ship" for r in reports), 3),
-        at_least("better than tfidf_linear, of 3", sum(against), 3),
+        at_least(f"accuracy, median of seeds {', '.join(map(str, SEEDS))}",
+                 statistics.median_low(accuracies), 93.6, "%"),
+        at_least(f"ship, of {count}", sum(r["verdict"] == "ship" for r in reports), count),
+        at_least(f"better than tfidf_linear, of {count}", sum(against), count),
     ], reports)  # fmt: skip
 
 
