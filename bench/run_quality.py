@@ -140,6 +140,7 @@ def sms_spam() -> None:
             "train": str(DATA / "sms_spam" / "SMSSpamCollection"),
             "format": "tsv", "validation": 0.1, "test": 0.2,
         },
+        "training": {"num_epochs": 3},
     })  # fmt: skip
     keep("sms_spam", [
         at_least("spam F1", 100 * figure(report, "tuned", "f1[spam]"), 97.2, "%"),
