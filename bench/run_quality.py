@@ -171,7 +171,7 @@ def e2e_nlg() -> None:
             "train": str(DATA / "e2e_nlg" / "devset.csv"),
             "columns": {"input": "mr", "output": "ref"}, "group": "mr", "test": 0.2,
         },
-        "training": {"num_epochs": 12},
+        "training": {"num_epochs": 3},
         "evaluation": {
             "metrics": ["bleu", "chrf", "rougeL", "bits_per_byte"],
             "baselines": ["base", "nearest_neighbour", "few_shot", "from_scratch"],
