@@ -92,7 +92,7 @@ def run(simulations: int) -> list[Bar]:
         at_most("no gain at 3,080 rows: false words", 1 - null["cannot tell"], 0.06),
         at_most("closed-form rows off from known ones", off, 0.05),
         at_least(
-            "power at the smallest detectable difference", share_found_at_detectable(5000), 0.75
+            "power at the smallest detectable difference", share_found_at_detectable(5000), 0.8
         ),
         at_least(
             "same model is 'cannot tell', share of metrics",
