@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import difflib
 import io
-import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from tunewright.errors import RecipeError
 from tunewright.records import Derived
+from tunewright.yaml_text import apply_override, dump_yaml, load_yaml
 
 MAX_RECIPE_BYTES = 1_000_000
 Auto = Literal["auto"]
@@ -290,9 +289,9 @@ def parse_recipe(
     if len(text) > MAX_RECIPE_BYTES:
         raise RecipeError(f"{place}: larger than {MAX_RECIPE_BYTES} bytes; is this a recipe?")
     lines: dict[str, int] = {}
-    values = _load_yaml(text, place, lines)
+    values = load_yaml(text, place, lines)
     for override in overrides:
-        _apply_override(values, override)
+        apply_override(values, override)
     recipe = make_recipe(values, place, lines)
     return _resolve_paths(recipe, folder) if folder else recipe
 
@@ -311,7 +310,7 @@ def dump_recipe(recipe: Recipe, derived: Iterable[Derived] = ()) -> str:
     """YAML of the whole recipe, each derived value followed by its reason as a comment."""
     reasons = {item.key: item.reason for item in derived}
     out = io.StringIO()
-    _dump_section(recipe.model_dump(mode="json"), "", reasons, out)
+    dump_yaml(recipe.model_dump(mode="json"), "", reasons, out)
     return out.getvalue()
 
 
@@ -337,80 +336,6 @@ def field_help(section: type[Section] = Recipe, prefix: str = "") -> list[tuple[
         else:
             rows.append((prefix + name, info.description or "", info.default))
     return rows
-
-
-class _StrictLoader(yaml.SafeLoader):
-    """SafeLoader that refuses aliases (expansion bombs) and duplicate keys."""
-
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.events.AliasEvent):
-            mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
-            raise yaml.constructor.ConstructorError(
-                None, None, "aliases are not allowed; write the value out", mark
-            )
-        return super().compose_node(parent, index)
-
-
-def _load_yaml(text: str | bytes, place: str, lines: dict[str, int]) -> dict[str, Any]:
-    try:
-        loader = _StrictLoader(text)
-        try:
-            node = loader.get_single_node()
-            if node is not None:
-                _note_lines(node, "", lines, place)
-            values = loader.construct_document(node) if node is not None else {}
-        finally:
-            loader.dispose()
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"{place}:{mark.line + 1}" if mark else place
-        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
-        message = f"{where}: not valid YAML ({problem}); check indentation and quotes"
-        raise RecipeError(message) from None
-    if not isinstance(values, dict):
-        raise RecipeError(f"{place}: a recipe is a table of keys, this is {type(values).__name__}")
-    return values
-
-
-def _note_lines(node: yaml.Node, prefix: str, lines: dict[str, int], place: str) -> None:
-    if not isinstance(node, yaml.MappingNode):
-        return
-    for key, value in node.value:
-        name = f"{prefix}{key.value}"
-        if name in lines:
-            raise RecipeError(f"{place}:{key.start_mark.line + 1}: {name} is given twice; keep one")
-        lines[name] = key.start_mark.line + 1
-        _note_lines(value, f"{name}.", lines, place)
-
-
-def _apply_override(values: dict[str, Any], override: str) -> None:
-    key, sign, text = override.partition("=")
-    if not sign or not key.strip():
-        raise RecipeError(f"--set {override}: not of the form a.b=c; write --set adapter.r=8")
-    *path, last = key.strip().split(".")
-    section: dict[str, Any] = values
-    for part in path:
-        inner = section.setdefault(part, {})
-        if not isinstance(inner, dict):
-            if inner is not None:
-                raise RecipeError(f"--set {override}: {part} is a value, not a section")
-            inner = section[part] = {}
-        section = inner
-    section[last] = _load_scalar(text, override)
-
-
-def _load_scalar(text: str, override: str) -> Any:
-    try:
-        value = yaml.load(text, Loader=_StrictLoader)  # noqa: S506 - a SafeLoader subclass
-    except yaml.YAMLError:
-        return text
-    if isinstance(value, str):
-        try:  # YAML 1.1 reads 1e-4 as text
-            number = float(value)
-            return number if math.isfinite(number) else value
-        except ValueError:
-            return value
-    return value
 
 
 def _explain(error: ValidationError, place: str, lines: Mapping[str, int]) -> str:
@@ -484,22 +409,3 @@ def _resolve_paths(recipe: Recipe, folder: Path) -> Recipe:
         if not Path(value).exists() and beside.exists():
             changes[key] = str(beside)
     return with_values(recipe, changes) if changes else recipe
-
-
-def _dump_section(
-    values: Mapping[str, Any], prefix: str, reasons: Mapping[str, str], out: io.StringIO
-) -> None:
-    depth = prefix.count(".")
-    indent = "  " * depth
-    for name, value in values.items():
-        key = f"{prefix}{name}"
-        if isinstance(value, dict) and value:
-            out.write(f"{indent}{name}:\n")
-            _dump_section(value, f"{key}.", reasons, out)
-            continue
-        text = yaml.safe_dump(
-            value, default_flow_style=True, allow_unicode=True, width=10**9
-        ).strip()
-        text = text.removesuffix("\n...").removesuffix("...").strip()
-        comment = f"  # auto: {reasons[key]}" if key in reasons else ""
-        out.write(f"{indent}{name}: {text}{comment}\n")
