@@ -84,6 +84,16 @@ class Finding:
     """Example ids concerned."""
     places: tuple[str, ...] = ()
     dropped: bool = False
+    scores: tuple[float, ...] = ()
+    """One a row where rows are ranked, worst first; what it measures stands in the message."""
+    suggestions: tuple[str, ...] = ()
+    """One a row where there is something to accept: a label, a redacted text; "" for none."""
+    counterparts: tuple[str, ...] = ()
+    """Place of the row that each row resembles or contradicts, where there is one."""
+    clusters: tuple[tuple[str, ...], ...] = ()
+    """Places of the rows that belong together, for duplicates."""
+    details: Mapping[str, Any] = field(default_factory=dict)
+    """Measured figures behind the message, as plain JSON values."""
 
 
 @dataclass(frozen=True, slots=True)

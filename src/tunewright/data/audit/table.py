@@ -1,0 +1,46 @@
+"""All audits by name, and running them. What an audit looks for stands in its own file.
+
+An audit is a function `find_x(material, *, options...) -> list[Finding]`; its keyword-only
+parameters are its options, and one line in AUDITS adds it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from tunewright.data.audit.classes import find_class_sizes, find_label_shift
+from tunewright.data.audit.material import AuditMaterial
+from tunewright.errors import RecipeError
+from tunewright.records import Finding
+
+Audit = Callable[..., list[Finding]]
+
+
+def run_audits(
+    material: AuditMaterial,
+    *,
+    only: Iterable[str] | None = None,
+    options: Mapping[str, Mapping[str, Any]] | None = None,
+) -> list[Finding]:
+    """The findings of all audits, or of those named in `only`, in the table's order.
+
+    options: keyword arguments by audit. Raises RecipeError for a name that AUDITS lacks.
+    """
+    chosen = list(AUDITS) if only is None else list(only)
+    unknown = sorted({*chosen, *(options or {})} - set(AUDITS))
+    if unknown:
+        raise RecipeError(f"no audit {unknown[0]!r}; there are {', '.join(AUDITS)}")
+    findings: list[Finding] = []
+    with material.journal.progress("auditing", len(chosen)) as advance:
+        for done, name in enumerate(chosen):
+            advance(done, name.replace("_", " "))
+            findings += AUDITS[name](material, **(options or {}).get(name, {}))
+        advance(len(chosen), "")
+    return findings
+
+
+AUDITS: dict[str, Audit] = {
+    "class_sizes": find_class_sizes,
+    "label_shift": find_label_shift,
+}
