@@ -59,7 +59,9 @@ def test_rare_labels_are_pooled():
 def test_table_runs_by_name_and_refuses_unknown_names():
     some = material({"a": 100, "b": 3})
     assert {f.kind for f in run_audits(some, only=["class_sizes"])} >= {"class_too_small"}
-    assert not run_audits(some, only=["class_sizes"], options={"class_sizes": {"fewest_to_learn": 2, "skew": 99}})
+    assert not run_audits(
+        some, only=["class_sizes"], options={"class_sizes": {"fewest_to_learn": 2, "skew": 99}}
+    )
     with pytest.raises(RecipeError, match="no audit 'nonsense'"):
         run_audits(some, only=["nonsense"])
     assert all(name for name in AUDITS)
