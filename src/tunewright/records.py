@@ -160,7 +160,8 @@ class Comparison:
     """System a against system b on the same rows. delta = a - b, in the metric's own unit.
 
     verdict speaks of a: "better" means that a is better, whichever way the metric points.
-    minimum_detectable: the smallest |delta| that this many rows find with 80 % power.
+    minimum_detectable: the smallest |delta| that this many rows find with 80 % power;
+    infinite (null in JSON) where so few rows find nothing.
     """
 
     a: str

@@ -180,3 +180,31 @@ def test_nothing_ships_while_a_rival_that_votes_has_not_answered() -> None:
     verdict, because, steps = judge_systems(systems, failed=["tfidf_linear"])
     assert verdict == "more data" and "failed" in because[0] and "Mend" in steps[0]
     assert judge_systems(systems, failed=["from_scratch"])[0] == "ship"
+
+
+@pytest.mark.parametrize("n", [1, 2, 5, 12])
+def test_a_handful_of_test_rows_asks_for_more_of_them(n: int) -> None:
+    rows = {
+        name: [replace(row, system=name) for row in make_rows(["a", "b"] * n, [answer] * 2 * n)][:n]
+        for name, answer in (("tuned", "a"), ("base", "a"), ("majority", "b"))
+    }
+    found = [
+        compare(rows["tuned"], rows[name], "accuracy", labels=("a", "b"), seed=1)
+        for name in ("base", "majority")
+    ]
+    results = [score(side, ["accuracy"], labels=("a", "b"), seed=1) for side in rows.values()]
+    verdict, because, steps = judge(results, found, primary_metric="accuracy", num_train=40)
+    assert verdict == "more data"
+    assert f"{n} test row" in because[0]
+    assert any("Test on 100 rows or more" in step for step in steps)
+    assert not any("\u2014" in line for line in because)
+
+
+def test_ten_rows_lost_to_none_are_still_a_loss() -> None:
+    rows = {
+        name: [replace(row, system=name) for row in make_rows(["a"] * 10, [answer] * 10)]
+        for name, answer in (("tuned", "b"), ("base", "a"))
+    }
+    found = compare(rows["tuned"], rows["base"], "accuracy", labels=("a", "b"), seed=1)
+    results = [score(side, ["accuracy"], labels=("a", "b"), seed=1) for side in rows.values()]
+    assert judge(results, [found], primary_metric="accuracy", num_train=40)[0] == "do not tune"

@@ -133,7 +133,7 @@ def _compare_shares(
     p_value = stats.randomisation_p(delta, np.concatenate(flipped))
     error = (ci95[1] - ci95[0]) / 2 / stats.t_quantile(units.count - 1)
     test = f"cluster permutation ({units.count} groups, {count} draws)"
-    return _Found(delta, ci95, p_value, test, stats.detectable(error))
+    return _Found(delta, ci95, p_value, test, stats.detectable(error, units.count))
 
 
 def _compare_values(
@@ -162,7 +162,7 @@ def _compare_values(
     error = float(kept.std(ddof=1)) if len(kept) > 1 else math.nan
     unit = f"{units.count} groups" if units.clustered else "rows"
     test = f"approximate randomisation ({unit}, {count} draws)"
-    return _Found(delta, ci95, p_value, test, stats.detectable(error))
+    return _Found(delta, ci95, p_value, test, stats.detectable(error, units.count))
 
 
 def _swapped(

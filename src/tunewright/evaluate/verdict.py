@@ -38,6 +38,10 @@ SIGNAL_P = 0.001
 WORTH_MORE_ROWS = 20.0
 SMALL_SET_SHARE = 0.10
 EARLY_SHARE = 0.25
+BLIND_SHARE = 0.25
+"""A test set that misses gains of 25 points says nothing about equality either."""
+BLIND_ROWS = 10
+SMALL_TEST = 100
 BAD_CALIBRATION = 0.05
 SAME_UNIT = {"bleu": 1.0, "chrf": 1.0}
 
@@ -128,6 +132,12 @@ def _without_losses(
 ) -> tuple[Verdict, str, list[_Case]]:
     unsignalled = [case for case in voting if case.rival in KNOWING_NOTHING and not _signal(case)]
     undecided = [case for case in voting if case.found.verdict != "better"]
+    blind = [case for case in undecided if _blind(case, metric)]
+    if blind:
+        n = show_number(blind[0].found.n)
+        row = "row is" if blind[0].found.n == 1 else "rows are"
+        names = _listed([case.title for case in blind])
+        return "more data", f"More data: {n} test {row} too few to tell tuned from {names}.", blind
     hopeless = [case for case in unsignalled if not _may_be_signal(case, metric)]
     if hopeless:
         return (
@@ -168,6 +178,14 @@ def _may_be_signal(case: _Case, metric: str) -> bool:
         return True
     too_small = case.found.minimum_detectable >= SMALL_SET_SHARE and is_share(metric)
     return too_small and case.gain >= SMALL_SET_SHARE / 2
+
+
+def _blind(case: _Case, metric: str) -> bool:
+    """On so few test rows that even a large difference would pass unseen."""
+    least = case.found.minimum_detectable
+    return (
+        not known(least) or case.found.n < BLIND_ROWS or (is_share(metric) and least > BLIND_SHARE)
+    )
 
 
 def _hopeful(case: _Case, metric: str) -> bool:
@@ -236,6 +254,7 @@ def _sentence(case: _Case, metric: str) -> str:
     size = show_delta(metric, abs(found.delta)).removeprefix("+")
     if found.verdict == "cannot tell":
         least = show_delta(metric, found.minimum_detectable).removeprefix("+")
+        least = least if known(found.minimum_detectable) else "nothing"
         ahead = "no difference" if found.delta == 0 else f"tuned is {size} "
         if found.delta != 0:
             ahead += "ahead" if case.gain > 0 else "behind"
@@ -269,6 +288,9 @@ def _rows_steps(verdict: Verdict, open_cases: Sequence[_Case]) -> list[str]:
                 f"Test on about {rows} rows (now {show_number(case.found.n)}): a gain of this size "
                 f"over {case.title} would then be confirmed 4 times in 5."
             )
+    if open_cases and not steps and any(case.found.n < SMALL_TEST for case in open_cases):
+        rows = show_number(open_cases[0].found.n)
+        steps.append(f"Test on {SMALL_TEST} rows or more (now {rows}): raise data.test.")
     if verdict == "more data":
         steps.append("Label more training rows: a larger gain needs fewer test rows to be seen.")
     return steps
