@@ -18,7 +18,17 @@ FLOORS = (
     ("yaml_text", "config", "store", "journal", "prices", "cost", "defaults", "figures"),
     ("data", "model", "metrics"),
     ("train", "evaluate", "decide", "monitor", "providers", "report", "registry", "serve"),
-    ("setup", "validation", "rivals", "pipeline", "asking", "lifecycle", "jobs", "cluster"),
+    (
+        "setup",
+        "validation",
+        "trial",
+        "rivals",
+        "pipeline",
+        "asking",
+        "lifecycle",
+        "jobs",
+        "cluster",
+    ),
     ("api", "web"),
     ("cli",),
 )
