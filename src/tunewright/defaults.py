@@ -22,6 +22,8 @@ LORA_OVER_FULL = 10.0
 """LoRA wants about ten times the learning rate of full tuning (LoRA Without Regret, 2025)."""
 PASSES_TIMES_ROOT = 600
 MAX_BATCH_TOKENS_CPU = 8192
+MAX_BATCH_TOKENS_CPU_DECODER = 2048
+"""Matrix products of a decoder are at full speed from here on; more would only take memory."""
 MAX_BATCH_TOKENS_GPU = 32768
 MOST_LOGIT_BYTES = 4e9
 LOGIT_BYTES = 14
@@ -143,7 +145,9 @@ def _max_length(facts: Facts) -> tuple[int, str]:
 
 def _max_batch_tokens(facts: Facts) -> tuple[int, str]:
     most = int(MOST_LOGIT_BYTES / (LOGIT_BYTES * max(1, facts.num_outputs)))
-    if facts.device == "cpu":
+    if facts.device == "cpu" and facts.kind == "decoder":
+        value, reason = MAX_BATCH_TOKENS_CPU_DECODER, "full speed on processors, little memory"
+    elif facts.device == "cpu":
         value, reason = MAX_BATCH_TOKENS_CPU, "fits the caches and a laptop's memory"
     else:
         value, reason = MAX_BATCH_TOKENS_GPU, "fills the device; halved when memory runs out"

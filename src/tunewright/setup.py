@@ -25,6 +25,7 @@ from tunewright.errors import DataError, ModelError, RecipeError, Refusal
 from tunewright.evaluate.predict import Asker, Scale
 from tunewright.journal import Journal
 from tunewright.model.adapters import attach, head_modules, trainable_parameters
+from tunewright.model.decoder import make_fast
 from tunewright.model.device import (
     available_memory,
     choose_precision,
@@ -183,6 +184,7 @@ def open_model(setup: Setup, journal: Journal, *, random_init: bool = False) -> 
         # One precision throughout: a layer in fp32 would cast every activation there and back.
         # What is learned is kept in fp32 by the optimiser.
         parameter.data = parameter.data.to(setup.dtype)
+    journal.say(make_fast(base.model))
     names = frozenset(n for n, _ in parameters if _is_head(n, heads, base))
     trained = sum(p.numel() for _, p in parameters)
     journal.say(

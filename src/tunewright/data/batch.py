@@ -30,8 +30,8 @@ an epoch stays well mixed."""
 class Batch:
     """One micro-batch on the device.
 
-    ids_BT int64; mask_BT int64 (1 = token) or None where nothing is padded; positions_BT where
-    rows are packed. For language modelling target_N int64 with target_weight_N, and predicts_BT
+    ids_BT int64; mask_BT int64 (1 = token) or None where nothing is padded; positions_BT and
+    starts_R1 (where each of R rows begins, then the end) where rows are packed. For language modelling target_N int64 with target_weight_N, and predicts_BT
     bool: positions whose *hidden state* predicts a target, in the same order (BD for
     encoder-decoder models). Else target in the task's own shape.
     weight_B float32. num_tokens counts real ones.
@@ -43,6 +43,7 @@ class Batch:
     weight_B: Tensor
     num_tokens: int
     positions_BT: Tensor | None = None
+    starts_R1: Tensor | None = None
     predicts_BT: Tensor | None = None
     target_weight_N: Tensor | None = None
     decoder_ids_BD: Tensor | None = None
@@ -76,17 +77,22 @@ def plan_epoch(
 
 
 def split_micro_batches(
-    rows: NDArray[np.int64], lengths: NDArray[np.int64], max_tokens: int
+    rows: NDArray[np.int64],
+    lengths: NDArray[np.int64],
+    max_tokens: int,
+    *,
+    packed: bool = False,
 ) -> list[NDArray[np.int64]]:
-    """Cut one batch into parts whose padded size stays within max_tokens; at least one row each."""
+    """Cut one batch into parts of at most max_tokens, or one row; padding counts unless packed."""
     ordered = rows[np.argsort(lengths[rows], kind="stable")]
     parts: list[NDArray[np.int64]] = []
-    start = 0
+    start = held = 0
     for end in range(1, ordered.size + 1):
-        longest = lengths[ordered[end - 1]]
-        if end - start > 1 and longest * (end - start) > max_tokens:
+        last = int(lengths[ordered[end - 1]])
+        held += last
+        if end - start > 1 and (held if packed else last * (end - start)) > max_tokens:
             parts.append(ordered[start : end - 1])
-            start = end - 1
+            start, held = end - 1, last
     parts.append(ordered[start:])
     return parts
 
@@ -222,6 +228,9 @@ def _packed_batch(rows: Sequence[Row], device: torch.device) -> Batch:
         ids_BT=torch.from_numpy(ids)[None].to(device),
         mask_BT=None,
         positions_BT=torch.from_numpy(positions)[None].to(device),
+        starts_R1=torch.from_numpy(
+            np.cumsum([0, *(row.input_ids.size for row in rows)], dtype=np.int64)
+        ).to(device),
         target=_joined(target, torch.int64, device),
         predicts_BT=predicts.to(device),
         target_weight_N=_joined(weight, torch.float32, device),

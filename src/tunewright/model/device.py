@@ -181,6 +181,11 @@ def _bf16_unit(device: torch.device) -> str | None:
     return next((flag.replace("_", "-") for flag in _BF16_CPU_FLAGS if flag in flags), None)
 
 
+def has_avx512_bf16() -> bool:
+    """True on processors that multiply bf16 in 512-bit registers, for which kernels.c is written."""
+    return "avx512_bf16" in _cpu_flags()
+
+
 def _cpu_flags() -> frozenset[str]:
     try:
         for line in (PROC / "cpuinfo").read_text().splitlines():

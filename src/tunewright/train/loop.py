@@ -27,6 +27,7 @@ from tunewright.data.batch import hide_tokens, plan_epoch
 from tunewright.data.render import Row
 from tunewright.errors import Interrupted, RunError
 from tunewright.journal import Journal
+from tunewright.model.decoder import fast_decoder
 from tunewright.model.device import peak_memory
 from tunewright.records import StepLog
 from tunewright.train.objectives import Objective
@@ -190,7 +191,9 @@ class _Run:
         self.steps_per_epoch = math.ceil(len(rows) / plan.batch_size)
         self.progress = Progress(max_batch_tokens=plan.max_batch_tokens)
         device = parameters[0][1].device
-        self.cutting = MicroBatching(plan.max_batch_tokens, plan.pad_id, device, config.packing)
+        is_language = rows[0].target_weights is not None and not rows[0].is_seq2seq
+        packed = config.packing or (is_language and fast_decoder(model) is not None)
+        self.cutting = MicroBatching(plan.max_batch_tokens, plan.pad_id, device, packed)
         self.scope = _scope(rows, plan, config, [name for name, _ in parameters])
         self.last_save = self.resumed_at = time.monotonic()
         self.seconds_before = 0.0

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tunewright.data.batch import IGNORED, Batch, model_inputs
+from tunewright.model.decoder import FastDecoder, fast_decoder
 from tunewright.model.generate import target_logits
 
 Objective = Callable[..., Tensor]
@@ -64,18 +65,37 @@ def tag_cross_entropy(model: nn.Module, batch: Batch, *, label_smoothing: float 
 
 def token_cross_entropy(model: nn.Module, batch: Batch, *, label_smoothing: float = 0.0) -> Tensor:
     """Weighted sum of cross-entropies over target tokens; logits exist only at target positions."""
-    losses_N = target_losses(model, batch, label_smoothing=label_smoothing)
     assert batch.target_weight_N is not None
+    decoder, hidden_NH, chosen_N = _fast_hidden(model, batch)
+    if decoder is not None:
+        return decoder.weighted_loss(
+            hidden_NH, chosen_N, batch.target, batch.target_weight_N, label_smoothing
+        )
+    losses_N = target_losses(model, batch, label_smoothing=label_smoothing)
     return (losses_N * batch.target_weight_N).sum()
 
 
 def target_losses(model: nn.Module, batch: Batch, *, label_smoothing: float = 0.0) -> Tensor:
     """(N,) cross-entropy of every target token, in the batch's own order."""
     assert batch.predicts_BT is not None
+    decoder, hidden_NH, chosen_N = _fast_hidden(model, batch)
+    if decoder is not None:
+        return decoder.losses(hidden_NH, chosen_N, batch.target, label_smoothing)
     logits_NV = target_logits(model, model_inputs(batch), batch.predicts_BT)
     return F.cross_entropy(
         logits_NV.float(), batch.target, reduction="none", label_smoothing=label_smoothing
     )
+
+
+def _fast_hidden(model: nn.Module, batch: Batch) -> tuple[FastDecoder | None, Tensor, Tensor]:
+    """(decoder, hidden states of packed tokens, positions that predict), or None and two stand-ins."""
+    decoder = fast_decoder(model) if batch.starts_R1 is not None else None
+    if decoder is None:
+        return None, batch.target, batch.target
+    assert batch.positions_BT is not None and batch.starts_R1 is not None
+    assert batch.predicts_BT is not None
+    hidden_NH = decoder.hidden_states(batch.ids_BT[0], batch.positions_BT[0], batch.starts_R1)
+    return decoder, hidden_NH, batch.predicts_BT[0].nonzero()[:, 0]
 
 
 def _logits(model: nn.Module, batch: Batch) -> Tensor:

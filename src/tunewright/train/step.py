@@ -45,10 +45,12 @@ class MicroBatching:
     packed: bool = False
 
     def cut(self, rows: Sequence[Row]) -> Iterator[Batch]:
-        """Micro-batches of at most max_tokens, padding included."""
+        """Micro-batches of at most max_tokens; where rows are padded, padding counts."""
         lengths = np.array([row.num_tokens for row in rows], dtype=np.int64)
         everything: NDArray[np.int64] = np.arange(len(rows))
-        for part in split_micro_batches(everything, lengths, self.max_tokens):
+        for part in split_micro_batches(
+            everything, lengths, self.max_tokens, packed=self.packed
+        ):
             chosen = [rows[i] for i in part]
             yield make_batch(chosen, pad_id=self.pad_id, device=self.device, packed=self.packed)
 
@@ -123,9 +125,12 @@ def _halve(
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     lengths = np.array([row.num_tokens for row in rows], dtype=np.int64)
+    packed = cutting.packed
+    parts = split_micro_batches(
+        np.arange(len(rows)), lengths, cutting.max_tokens, packed=packed
+    )
     widest = max(
-        int(lengths[part].max()) * part.size
-        for part in split_micro_batches(np.arange(len(rows)), lengths, cutting.max_tokens)
+        int(lengths[part].sum() if packed else lengths[part].max() * part.size) for part in parts
     )
     if widest <= max(int(lengths.max()), SMALLEST_MICRO_TOKENS):
         raise Refusal(
