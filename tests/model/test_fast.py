@@ -60,7 +60,9 @@ def packed_loss(model, parts, smoothing=0.1):
 
 def _targets(parts, starts):
     """Every second token of each row is a target."""
-    chosen = [int(s) + i for p, s in zip(parts, starts, strict=False) for i in range(0, p.numel() - 1, 2)]
+    chosen = [
+        int(s) + i for p, s in zip(parts, starts, strict=False) for i in range(0, p.numel() - 1, 2)
+    ]
     return torch.tensor(chosen), torch.cat(parts)[torch.tensor(chosen) + 1]
 
 
@@ -146,7 +148,9 @@ def test_lora_layer_equals_peft(dtype):
         source = x.clone().requires_grad_()
         out = layer(source)
         out.square().sum().backward()
-        found.append((out, source.grad, layer.lora_A.default.weight.grad, layer.lora_B.default.weight.grad))
+        found.append(
+            (out, source.grad, layer.lora_A.default.weight.grad, layer.lora_B.default.weight.grad)
+        )
         model.zero_grad()
     most = 1e-5 if dtype == torch.float32 else 2e-2
     for ours, theirs in zip(found[1], found[0], strict=True):
@@ -169,7 +173,9 @@ def test_whole_peft_model_is_unchanged_by_swapped_layers_and_saves_the_same_name
     torch.testing.assert_close(model(input_ids=part[None]).logits, before, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("options", [{"use_dora": True}, {"lora_dropout": 0.5}, {"lora_bias": True}])
+@pytest.mark.parametrize(
+    "options", [{"use_dora": True}, {"lora_dropout": 0.5}, {"lora_bias": True}]
+)
 def test_what_is_not_plain_lora_keeps_pefts_own_code(options):
     model = adapted(**options)
     assert speed_up(model) == 0

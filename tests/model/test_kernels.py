@@ -22,7 +22,12 @@ def near(ours, truth, most=6e-3):
 @needs_kernels
 @pytest.mark.parametrize("width", [16, 50, 576])
 def test_rms_norm(width):
-    x, w, dy, skip = half(9, width), half(width, seed=1), half(9, width, seed=2), half(9, width, seed=3)
+    x, w, dy, skip = (
+        half(9, width),
+        half(width, seed=1),
+        half(9, width, seed=2),
+        half(9, width, seed=3),
+    )
     y, rstd = kernels.rms_norm(x, w, 1e-5)
     expected, truth = kernels.rms_norm(x.float(), w.float(), 1e-5)
     near(y, expected)
@@ -78,7 +83,9 @@ def test_attention(lengths, heads, groups, size, causal):
             for part in leaves
         ]
         outs.append(
-            torch.nn.functional.scaled_dot_product_attention(*row, is_causal=causal)[0].transpose(0, 1)
+            torch.nn.functional.scaled_dot_product_attention(*row, is_causal=causal)[0].transpose(
+                0, 1
+            )
         )
     expected = torch.cat(outs)
     expected.backward(dout.float())

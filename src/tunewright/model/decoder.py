@@ -221,9 +221,7 @@ class _LayerFunction(torch.autograd.Function):
     """One decoder layer: x + attention(norm x), then the same with the SwiGLU."""
 
     @staticmethod
-    def forward(
-        ctx: Any, x_NH: Tensor, layer: Layer, packed: Packed, *trained: Tensor
-    ) -> Tensor:
+    def forward(ctx: Any, x_NH: Tensor, layer: Layer, packed: Packed, *trained: Tensor) -> Tensor:
         out_NH, kept = _forward_layer(x_NH, layer, packed)
         ctx.layer, ctx.packed = layer, packed
         ctx.save_for_backward(x_NH, *(() if layer.recompute else kept))
@@ -359,9 +357,7 @@ class _Losses(torch.autograd.Function):
         return _backward_norm(decoder, dnormed, hidden, rstd), None, None, None
 
 
-def _backward_norm(
-    decoder: FastDecoder, dnormed: Tensor, hidden: Tensor, rstd: Tensor
-) -> Tensor:
+def _backward_norm(decoder: FastDecoder, dnormed: Tensor, hidden: Tensor, rstd: Tensor) -> Tensor:
     return kernels.rms_norm_backward(
         dnormed.clone(), hidden, decoder.norm_H, rstd, torch.zeros_like(hidden)
     )

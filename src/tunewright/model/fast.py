@@ -100,9 +100,7 @@ def as_low_rank(module: nn.Module) -> LowRank | None:
     )
     if not plain:
         return None
-    return LowRank(
-        frozen.weight_NK, frozen.bias_N, a.weight, b.weight, float(module.scaling[name])
-    )
+    return LowRank(frozen.weight_NK, frozen.bias_N, a.weight, b.weight, float(module.scaling[name]))
 
 
 def _frozen(module: nn.Module) -> LowRank | None:
@@ -154,7 +152,7 @@ class _FastForward:
 
 
 def speed_up(model: nn.Module) -> int:
-    """Swap the forward of every plain LoRA linear layer; returns how many. Harmless when repeated."""
+    """Swap the forward of every plain LoRA linear layer; returns how many. May be repeated."""
     count = 0
     for module in _lora_layers(model):
         if not isinstance(module.__dict__.get("forward"), _FastForward):

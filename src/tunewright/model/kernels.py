@@ -52,9 +52,7 @@ def compiled() -> tuple[ctypes.CDLL | None, str]:
 def can_run(tensor: Tensor) -> bool:
     """True where the compiled kernels take this tensor: bf16 on a processor that has them."""
     return (
-        tensor.dtype == torch.bfloat16
-        and tensor.device.type == "cpu"
-        and compiled()[0] is not None
+        tensor.dtype == torch.bfloat16 and tensor.device.type == "cpu" and compiled()[0] is not None
     )
 
 
@@ -242,7 +240,7 @@ def _probabilities(q: Tensor, k: Tensor, scale: float, causal: bool) -> tuple[Te
 def cross_entropy_and_gradient(
     logits_NV: Tensor, target_N: Tensor, weight_N: Tensor, label_smoothing: float
 ) -> tuple[Tensor, Tensor]:
-    """(losses_N fp32, weight times the gradient of the loss of each logit); may reuse the logits."""
+    """(losses_N fp32, weight times the gradient of each logit); may reuse the logits."""
     if can_run(logits_NV):
         losses_N = torch.empty(logits_NV.shape[0], dtype=torch.float32)
         _call("cross_entropy", logits_NV, target_N, weight_N, losses_N, *logits_NV.shape,

@@ -88,7 +88,7 @@ def target_losses(model: nn.Module, batch: Batch, *, label_smoothing: float = 0.
 
 
 def _fast_hidden(model: nn.Module, batch: Batch) -> tuple[FastDecoder | None, Tensor, Tensor]:
-    """(decoder, hidden states of packed tokens, positions that predict), or None and two stand-ins."""
+    """(decoder, hidden states, positions that predict); None and stand-ins where it cannot be."""
     decoder = fast_decoder(model) if batch.starts_R1 is not None else None
     if decoder is None:
         return None, batch.target, batch.target

@@ -48,9 +48,7 @@ class MicroBatching:
         """Micro-batches of at most max_tokens; where rows are padded, padding counts."""
         lengths = np.array([row.num_tokens for row in rows], dtype=np.int64)
         everything: NDArray[np.int64] = np.arange(len(rows))
-        for part in split_micro_batches(
-            everything, lengths, self.max_tokens, packed=self.packed
-        ):
+        for part in split_micro_batches(everything, lengths, self.max_tokens, packed=self.packed):
             chosen = [rows[i] for i in part]
             yield make_batch(chosen, pad_id=self.pad_id, device=self.device, packed=self.packed)
 
@@ -126,9 +124,7 @@ def _halve(
         torch.cuda.empty_cache()
     lengths = np.array([row.num_tokens for row in rows], dtype=np.int64)
     packed = cutting.packed
-    parts = split_micro_batches(
-        np.arange(len(rows)), lengths, cutting.max_tokens, packed=packed
-    )
+    parts = split_micro_batches(np.arange(len(rows)), lengths, cutting.max_tokens, packed=packed)
     widest = max(
         int(lengths[part].sum() if packed else lengths[part].max() * part.size) for part in parts
     )
