@@ -30,11 +30,11 @@ an epoch stays well mixed."""
 class Batch:
     """One micro-batch on the device.
 
-    ids_BT int64; mask_BT int64 (1 = token) or None where nothing is padded; positions_BT and
-    starts_R1 (where each of R rows begins, then the end) where rows are packed. For language modelling target_N int64 with target_weight_N, and predicts_BT
-    bool: positions whose *hidden state* predicts a target, in the same order (BD for
-    encoder-decoder models). Else target in the task's own shape.
-    weight_B float32. num_tokens counts real ones.
+    ids_BT int64; mask_BT int64 (1 = token) or None where nothing is padded; where rows are packed,
+    positions_BT and starts_R1: where each of R rows begins, then the end. For language modelling
+    target_N int64 with target_weight_N, and predicts_BT bool: positions whose *hidden state*
+    predicts a target, in the same order (BD for encoder-decoder models). Else target in the task's
+    own shape. weight_B float32. num_tokens counts real ones.
     """
 
     ids_BT: Tensor

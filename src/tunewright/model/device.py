@@ -182,7 +182,7 @@ def _bf16_unit(device: torch.device) -> str | None:
 
 
 def has_avx512_bf16() -> bool:
-    """True on processors that multiply bf16 in 512-bit registers, for which kernels.c is written."""
+    """True on processors that multiply bf16 in 512-bit registers; kernels.c is for them."""
     return "avx512_bf16" in _cpu_flags()
 
 
