@@ -282,7 +282,8 @@ def _backward_together(
     lows: tuple[Tensor | None, ...], wants_input: bool,
 ) -> tuple[Tensor | None, tuple[Tensor, ...]]:  # fmt: skip
     """Layers that read the same input: (its gradient if wanted, gradients of their parameters)."""
-    dx, trained = None, []
+    dx: Tensor | None = None
+    trained: list[Tensor] = []
     for layer, grad, low in zip(layers, grads, lows, strict=True):
         down = layer.backward_low(grad)
         trained += layer.backward_weights(grad, x, low, down)

@@ -86,7 +86,8 @@ def as_low_rank(module: nn.Module) -> LowRank | None:
     if name not in module.lora_A:
         return frozen
     dropout, variant = module.lora_dropout[name], module.lora_variant.get(name)
-    a, b = module.lora_A[name], module.lora_B[name]
+    a: Any = module.lora_A[name]
+    b: Any = module.lora_B[name]
     plain = (
         variant is None
         and (isinstance(dropout, nn.Identity) or getattr(dropout, "p", 1.0) == 0.0)
@@ -103,7 +104,7 @@ def as_low_rank(module: nn.Module) -> LowRank | None:
     return LowRank(frozen.weight_NK, frozen.bias_N, a.weight, b.weight, float(module.scaling[name]))
 
 
-def _frozen(module: nn.Module) -> LowRank | None:
+def _frozen(module: nn.Linear) -> LowRank | None:
     weight, bias = module.weight, module.bias
     if type(module) is not nn.Linear or weight.requires_grad:
         return None

@@ -202,13 +202,18 @@ def attention_backward(
     parts = []
     for d, q, k, v, o in _rows(starts_R1, dout, q_NAD, k_NGD, v_NGD, out):
         probabilities, _ = _probabilities(q, k, scale, causal)
-        wide, heads = d.float(), k.shape[1]
+        wide, (_, heads, width) = d.float(), k.shape
+        share = q.shape[1] // heads
         dprob = torch.einsum("qad,kad->aqk", wide, _spread(v, q).float())
         delta = (wide * o.float()).sum(-1).t()[:, :, None]
         dscore = probabilities * (dprob - delta) * scale
         dq_row = torch.einsum("aqk,kad->qad", dscore, _spread(k, q).float())
-        dk_row = torch.einsum("aqk,qad->kad", dscore, q.float()).unflatten(1, (heads, -1)).sum(2)
-        dv_row = torch.einsum("aqk,qad->kad", probabilities, wide).unflatten(1, (heads, -1)).sum(2)
+        dk_row = (
+            torch.einsum("aqk,qad->kad", dscore, q.float()).view(-1, heads, share, width).sum(2)
+        )
+        dv_row = (
+            torch.einsum("aqk,qad->kad", probabilities, wide).view(-1, heads, share, width).sum(2)
+        )
         parts.append((dq_row, dk_row, dv_row))
     dq, dk, dv = (torch.cat(column).to(q_NAD.dtype) for column in zip(*parts, strict=True))
     return dq, dk, dv
@@ -220,7 +225,7 @@ def _sizes(q_NAD: Tensor, k_NGD: Tensor, starts_R1: Tensor) -> tuple[int, int, i
 
 def _rows(starts_R1: Tensor, *tensors: Tensor) -> Any:
     lengths = starts_R1.diff().tolist()
-    return zip(*(tensor.split(lengths) for tensor in tensors), strict=True)
+    return zip(*(torch.split(tensor, lengths) for tensor in tensors), strict=True)
 
 
 def _spread(x_TGD: Tensor, q_TAD: Tensor) -> Tensor:
