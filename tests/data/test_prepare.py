@@ -51,7 +51,7 @@ def test_test_and_validation_files(tmp_path):
     journal = Journal()
     prepared = prepare(DataSection(train=train, test=test), None, journal)
     found = {finding.kind: finding for finding in prepared.findings}
-    assert found["leak_exact"].places == ("t.csv:102",)
+    assert found["leak_text"].places == ("t.csv:102",)
     assert found["unseen_label"].places == ("test.csv:3",)
     assert prepared.layout.labels == ("a", "b", "c")
     assert [e.place for e in prepared.splits.test] == ["test.csv:2", "test.csv:3"]

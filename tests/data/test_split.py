@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tunewright.config import DataSection
-from tunewright.data.clean import normalise, number_ids
+from tunewright.data.clean import normalise, notice_duplicates, number_ids
 from tunewright.data.examples import content_id
 from tunewright.data.split import assign_sides, choose_rows, remove_leaks, split_examples
 from tunewright.errors import DataError
@@ -154,7 +154,7 @@ def test_rows_that_stand_in_the_test_file_leave_training():
     ids = {e.id for e in (*splits.train, *splits.validation)}
     assert train[0].id not in ids and train[1].id not in ids and len(ids) == 37
     leaks = {f.kind: f for f in splits.findings if f.dropped}
-    assert leaks["leak_exact"].places == ("d:1",)
+    assert leaks["leak_text"].places == ("d:1",) and leaks["leak_text"].counterparts == ("t:1",)
     assert leaks["leak_group"].places == ("d:2",)
 
 
@@ -215,6 +215,10 @@ def test_sms_copies_stand_on_one_side_and_banking_leaks_are_found():
 
     sms = read("sms_spam/SMSSpamCollection")
     assert len(sms) - len({e.input for e in sms}) == 403
+    counts = {f.kind: f for f in notice_duplicates(sms)}
+    assert len(counts["duplicate_exact"].rows) == 403
+    equal = counts["duplicate_text"].details
+    assert (equal["exact"], equal["words"], equal["letters"]) == (403, 444, 446)
     keys = [normalise(e.input) for e in sms]
     assert len(keys) - len(set(keys)) >= 444
     sides = assign_sides(sms, SHARES, 17)
@@ -222,7 +226,10 @@ def test_sms_copies_stand_on_one_side_and_banking_leaks_are_found():
     train, test = read("banking77/train.csv"), read("banking77/test.csv")
     findings = []
     kept = remove_leaks(train, test, "training", "test", findings)
-    assert len(train) - len(kept) == len(findings[0].rows) >= 25
+    exact, looser = findings
+    assert (exact.kind, looser.kind) == ("leak_exact", "leak_text") and len(exact.rows) == 6
+    assert len(train) - len(kept) == len(exact.rows) + len(looser.rows) == 29
+    assert exact.details == {"but_for_case": 6, "words": 25, "letters": 29, "rows": 10003}
 
     # the weaker reading, in which spaces still part words, is covered too
     def words(text):
@@ -235,3 +242,12 @@ def test_sms_copies_stand_on_one_side_and_banking_leaks_are_found():
         e.input.strip().casefold() for e in test
     }
     assert len(folded) == 6
+
+
+def test_files_split_by_row_are_told():
+    train = [make(f"meaning {i % 50}", "a", place=f"d:{i}") for i in range(300)]
+    held = [make(f"meaning {i}", "a", place=f"t:{i}") for i in range(30)]
+    findings = []
+    assert len(remove_leaks(train, held, "training", "test", findings)) == 120
+    told = next(f for f in findings if f.kind == "split_by_row")
+    assert "180 of 300 training rows" in told.message and "data.group" in told.message

@@ -17,6 +17,7 @@ from tunewright.records import Example, Finding, Span
 
 SURROGATES = re.compile("[\ud800-\udfff]")
 _ASCII_OTHERS = bytes(code for code in range(128) if not chr(code).isalnum())
+_ASCII_SPACES = {code: " " for code in range(128) if not (chr(code).isalnum() or code == 95)}
 MAX_MISSING_SHARE = 0.5
 
 
@@ -33,6 +34,21 @@ def normalise(text: str) -> str:
         folded = unicodedata.normalize("NFKC", folded)
         kept = "".join(char for char in folded if _is_kept(char))
     return kept or f"\0{text}"
+
+
+def plain_words(text: str) -> str:
+    """The text's words, NFKC and case-folded, with one space between; "" where there is none.
+
+    Punctuation is no word; symbols such as emoji are. `normalise` drops the spaces as well.
+    """
+    if text.isascii():
+        return " ".join(text.lower().translate(_ASCII_SPACES).split())
+    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
+    return " ".join("".join(char if _is_word(char) else " " for char in folded).split())
+
+
+def _is_word(char: str) -> bool:
+    return char == "_" or _is_kept(char) or unicodedata.category(char) == "So"
 
 
 def _is_kept(char: str) -> bool:
@@ -108,14 +124,15 @@ def notice_duplicates(examples: Sequence[Example]) -> list[Finding]:
     repeated = [example for group in groups for example in group[1:]]
     findings: list[Finding] = []
     _note(findings, "duplicate_exact", "repeat an earlier row exactly; kept", surplus, "info")
-    _note(
-        findings,
-        "duplicate_text",
-        "have the text of an earlier row, but for case, space and "
-        "punctuation; kept together on one side of the split",
-        repeated,
-        "info",
-    )
+    if repeated:
+        what = (
+            "have the text of an earlier row, but for case, space and "
+            "punctuation; kept together on one side of the split"
+        )
+        details = count_equal([example.input for example in examples])
+        clusters = tuple(tuple(example.place for example in group) for group in groups)
+        finding = make_finding("duplicate_text", what, repeated, "info")
+        findings.append(replace(finding, clusters=clusters, details=details))
     if all(isinstance(example.output, str) and not example.messages for example in examples):
         torn = [
             example for group in groups if len({e.output for e in group}) > 1 for example in group
@@ -127,6 +144,24 @@ def notice_duplicates(examples: Sequence[Example]) -> list[Finding]:
             torn,
         )
     return findings
+
+
+def count_equal(texts: Sequence[str]) -> dict[str, int]:
+    """How many texts repeat an earlier one, by what is taken as equal, strictest first.
+
+    exact: character for character. but_for_case: also case and outer spaces. words: the same words
+    whatever case, space and punctuation. letters: as the split sees it, spaces within words too.
+    """
+    readings: dict[str, Callable[[str], str]] = {
+        "exact": lambda text: text, "but_for_case": fold_case, "words": plain_words,
+        "letters": normalise,
+    }  # fmt: skip
+    return {name: len(texts) - len(set(map(read, texts))) for name, read in readings.items()}
+
+
+def fold_case(text: str) -> str:
+    """The text without outer spaces, case-folded."""
+    return text.strip().casefold()
 
 
 def notice_label_variants(examples: Sequence[Example]) -> list[Finding]:

@@ -9,17 +9,19 @@ from __future__ import annotations
 import bisect
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from tunewright.config import DataSection
-from tunewright.data.clean import make_finding, normalise
+from tunewright.data.clean import fold_case, make_finding, normalise, plain_words
 from tunewright.errors import DataError
 from tunewright.records import Example, Finding, Span, SplitName, Splits
 
 NUM_QUANTILES = 10
 SIDES: tuple[SplitName, ...] = ("train", "validation", "test")
 TINY_CLASS_ROWS = 5
+# Beyond this share of rows on both sides, the files were split by row and not by input.
+MAX_STRADDLING_SHARE = 0.05
 # Up to this share of rows, units of mixed labels are dealt out under their commonest label.
 MAX_MIXED_SHARE = 0.1
 # Counts every row, beside the labels, in the balance of a unit that holds several.
@@ -45,7 +47,7 @@ def split_examples(
     """Divide examples by the shares in `data`; given validation and test rows stay as they are.
 
     Training rows whose normalised text or group stands in test or validation are removed, and
-    validation rows that stand in test, each with a Finding (leak_exact, leak_group).
+    validation rows that stand in test, each with a Finding (leak_exact, leak_text, leak_group).
     Raises DataError where there are too few different rows, or nothing is left.
     """
     findings: list[Finding] = []
@@ -84,22 +86,55 @@ def remove_leaks(
     findings: list[Finding],
 ) -> list[Example]:
     """The rows whose normalised text and group do not occur in `held`; the others are reported."""
-    texts = {normalise(example.input) for example in held}
+    texts = {normalise(example.input): example for example in held}
     groups = {example.group for example in held} - {None}
     same_text = [e for e in rows if normalise(e.input) in texts]
     known = {e.id for e in same_text}
     same_group = [e for e in rows if e.id not in known and e.group in groups]
-    if same_text:
-        what = (
-            f"of {here} have the text of a {there} row, but for case, space and punctuation; "
-            f"removed from {here}"
-        )
-        findings.append(make_finding("leak_exact", what, same_text, dropped=True))
+    findings += _name_leaks(same_text, texts, len(rows), here, there)
     if same_group:
         what = f"of {here} belong to a group of the {there} rows; removed from {here}"
         findings.append(make_finding("leak_group", what, same_group, dropped=True))
     known |= {e.id for e in same_group}
     return [example for example in rows if example.id not in known]
+
+
+def _name_leaks(
+    leaks: Sequence[Example], twins: Mapping[str, Example], num_rows: int, here: str, there: str
+) -> list[Finding]:
+    """Findings in two tiers: equal but for case (leak_exact), and equal as words (leak_text)."""
+    pairs = [(row, twins[normalise(row.input)]) for row in leaks]
+    exact = [(row, held) for row, held in pairs if fold_case(row.input) == fold_case(held.input)]
+    known = {row.id for row, _ in exact}
+    looser = [(row, held) for row, held in pairs if row.id not in known]
+    words = sum(plain_words(row.input) == plain_words(held.input) for row, held in pairs)
+    details = {
+        "but_for_case": len(exact),
+        "words": words,
+        "letters": len(pairs),
+        "rows": num_rows,
+    }
+    findings = []
+    tiers = (
+        ("leak_exact", exact, f"have the text of a {there} row"),
+        ("leak_text", looser, f"have the words of a {there} row, written otherwise"),
+    )
+    for kind, found, what in tiers:
+        if found:
+            finding = make_finding(
+                kind, f"of {here} {what}; removed from {here}", [row for row, _ in found],
+                dropped=True,
+            )  # fmt: skip
+            counterparts = tuple(held.place for _, held in found)
+            findings.append(replace(finding, counterparts=counterparts, details=details))
+    if len(pairs) > MAX_STRADDLING_SHARE * num_rows:
+        message = (
+            f"{len(pairs):,} of {num_rows:,} {here} rows have the input of a {there} row: "
+            "it looks as if rows of one input were spread over the files at random; give one file "
+            "and let it be split here, which keeps equal inputs together, or set data.group"
+        )
+        findings.append(Finding("split_by_row", "warn", message, details=details))
+    return findings
 
 
 def assign_sides(

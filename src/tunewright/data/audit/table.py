@@ -10,7 +10,9 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from tunewright.data.audit.classes import find_class_sizes, find_label_shift
+from tunewright.data.audit.leaks import find_near_leaks
 from tunewright.data.audit.material import AuditMaterial
+from tunewright.data.audit.near import find_near_duplicates
 from tunewright.errors import RecipeError
 from tunewright.records import Finding
 
@@ -41,6 +43,8 @@ def run_audits(
 
 
 AUDITS: dict[str, Audit] = {
+    "near_leaks": find_near_leaks,
+    "near_duplicates": find_near_duplicates,
     "class_sizes": find_class_sizes,
     "label_shift": find_label_shift,
 }
