@@ -32,4 +32,6 @@ def make_rows(texts, labels=None, name="train.csv", **rest):
 
 def make_material(train, test=(), task="classify", **rest):
     labels = tuple(sorted({row.output for row in train if isinstance(row.output, str)}))
-    return AuditMaterial(Layout(task, "table", Columns(), labels), tuple(train), test=tuple(test), **rest)
+    return AuditMaterial(
+        Layout(task, "table", Columns(), labels), tuple(train), test=tuple(test), **rest
+    )

@@ -75,7 +75,9 @@ def test_scores_with_and_without_suspects():
         Prediction(row.id, "test", "tuned", row.input, "a", "a" if i < 40 else "b")
         for i, row in enumerate(material.test)
     ]
-    (found,) = find_near_leaks(make_material(material.train, material.test, predictions={"tuned": guessed}))
+    (found,) = find_near_leaks(
+        make_material(material.train, material.test, predictions={"tuned": guessed})
+    )
     score = found.details["scores"]["tuned"]
     assert score["all"] == pytest.approx(40 / 60)
     assert "with them" in found.message and score["num_suspects"] >= 54
@@ -83,8 +85,12 @@ def test_scores_with_and_without_suspects():
 
 def test_unlike_splits_raise_nothing():
     texts = make_texts(3000, seed=9)
-    assert not find_near_leaks(make_material(make_rows(texts[:2000]), make_rows(texts[2000:], name="test.csv")))
-    assert not find_near_leaks(make_material(make_rows(["a b"]), make_rows(["", "??"], name="test.csv")))
+    assert not find_near_leaks(
+        make_material(make_rows(texts[:2000]), make_rows(texts[2000:], name="test.csv"))
+    )
+    assert not find_near_leaks(
+        make_material(make_rows(["a b"]), make_rows(["", "??"], name="test.csv"))
+    )
 
 
 def test_meaning_alone_can_be_a_leak():
@@ -95,4 +101,8 @@ def test_meaning_alone_can_be_a_leak():
         embed=lambda asked: np.stack([states[text] for text in asked]),
     )  # fmt: skip
     (found,) = find_near_leaks(material)
-    assert len(found.rows) == 10 and found.places[0] == "train.csv:2" and found.counterparts[0] == "test.csv:2"
+    assert (
+        len(found.rows) == 10
+        and found.places[0] == "train.csv:2"
+        and found.counterparts[0] == "test.csv:2"
+    )

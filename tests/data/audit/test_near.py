@@ -19,7 +19,15 @@ def plain_jaccard(first, second, size=4):
     return len(a & b) / len(a | b)
 
 
-TEXTS = ["where is my card", "where is my new card", "x", "", "größe ist schön", "größe ist schon", "猫が好きです"]
+TEXTS = [
+    "where is my card",
+    "where is my new card",
+    "x",
+    "",
+    "größe ist schön",
+    "größe ist schon",
+    "猫が好きです",
+]
 
 
 def test_jaccard_is_that_of_plain_sets():
@@ -59,13 +67,19 @@ def test_pairs_of_equal_keys():
 
 def test_bands_of_equal_signatures_are_equal():
     keys = band_keys(sign(["one text", "one text", "another text here"], 4, 8, 1), 4)
-    assert keys.shape == (2, 3) and (keys[:, 0] == keys[:, 1]).all() and (keys[:, 0] != keys[:, 2]).all()
+    assert (
+        keys.shape == (2, 3)
+        and (keys[:, 0] == keys[:, 1]).all()
+        and (keys[:, 0] != keys[:, 2]).all()
+    )
 
 
 def planted(count=600, share=0.1):
     texts = make_texts(count, words_each=30)
     rng = random.Random(4)
-    changed = [" ".join((words := text.split())[:9] + words[10:]) for text in texts[: int(count * share)]]
+    changed = [
+        " ".join((words := text.split())[:9] + words[10:]) for text in texts[: int(count * share)]
+    ]
     rng.shuffle(changed)
     return texts, changed
 
@@ -118,4 +132,7 @@ def test_embeddings_find_what_letters_cannot():
     directions = np.random.default_rng(0).normal(size=(50, 16)).astype(np.float32)
     directions[7] = directions[3] * 2
     (found,) = find_near_duplicates(make_material(make_rows(texts), embed=lambda asked: directions))
-    assert found.clusters == (("train.csv:5", "train.csv:9"),) and found.details["pairs_by_meaning"] == 1
+    assert (
+        found.clusters == (("train.csv:5", "train.csv:9"),)
+        and found.details["pairs_by_meaning"] == 1
+    )

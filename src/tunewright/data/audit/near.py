@@ -229,4 +229,3 @@ def _meant_alike(material: AuditMaterial, rows: Sequence[Example], cosine: float
         left = left + begin
         parts.append(np.stack([left, right], axis=1)[left < right])
     return np.concatenate(parts).astype(np.int64)
-
