@@ -22,6 +22,7 @@ FLOORS = (
         "setup",
         "validation",
         "trial",
+        "confidence",
         "rivals",
         "pipeline",
         "asking",

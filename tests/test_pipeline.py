@@ -105,3 +105,46 @@ def test_a_rival_that_fails_is_remembered_and_nothing_ships(place, tmp_path, mon
     report = train(recipe, run, Journal())
     assert report.verdict != "ship"
     assert json.loads((run / "state.json").read_text())["failed_rivals"] == ["tfidf_linear"]
+
+
+def test_the_saved_head_carries_a_temperature_and_answers_as_before(place, tmp_path):
+    answers, manifests = {}, {}
+    for wish in ("auto", "off"):
+        run = tmp_path / wish
+        report = train(recipe_of(place, training={"temperature": wish}), run, Journal())
+        lines = [json.loads(line) for line in (run / "predictions.jsonl").read_text().splitlines()]
+        answers[wish] = {r["id"]: r for r in lines if r["system"] == "tuned"}
+        manifests[wish] = json.loads((run / "model" / "tunewright.json").read_text())
+        found = report.details["calibration"]
+        assert ("ece_before" in found) == (wish == "auto")
+        if wish == "auto":
+            warmed = found
+        else:
+            assert warmed["ece_before"] == pytest.approx(found["ece"], abs=1e-5)
+    temperature = manifests["auto"]["temperature"]
+    assert temperature is not None and temperature != 1.0
+    assert manifests["off"]["temperature"] is None
+    for name, cold in answers["off"].items():
+        warm = answers["auto"][name]
+        assert warm["prediction"] == cold["prediction"]
+        wanted = torch.tensor(cold["probabilities"]).log().div(temperature).softmax(0)
+        assert torch.allclose(torch.tensor(warm["probabilities"]), wanted, atol=1e-4)
+
+
+def test_a_run_stopped_before_its_model_was_saved_finds_the_same_temperature(
+    place, tmp_path, monkeypatch
+):
+    whole = tmp_path / "whole"
+    train(recipe_of(place), whole, Journal())
+
+    def stopped(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("tunewright.pipeline.save_tuned", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            train(recipe_of(place), tmp_path / "again", Journal())
+    train(recipe_of(place), tmp_path / "again", Journal(), resume=True)
+    for name in ("model.safetensors", "tunewright.json"):
+        left, right = whole / "model" / name, tmp_path / "again" / "model" / name
+        assert left.read_bytes() == right.read_bytes()

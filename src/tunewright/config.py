@@ -179,6 +179,8 @@ class TrainingSection(Section):
     """Where a new head starts; auto: from a linear model on the frozen base where there is one."""
     interpolate: Literal["auto", "on", "off"] = "auto"
     """Try weights between start and best on validation; auto: where the head started fitted."""
+    temperature: Literal["auto", "off"] = "auto"
+    """auto: fit confidences to validation rows by one number, folded into the head (classify)."""
     ema: Annotated[float, Field(gt=0.0, lt=1.0)] | Literal["none"] = "none"
     """Decay of an exponential moving average of the weights, which is then what is evaluated."""
     seed: int = 17

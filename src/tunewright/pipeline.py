@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 
+from tunewright.confidence import settle_confidence
 from tunewright.config import Recipe, dump_recipe, parse_recipe
 from tunewright.data.card import make_card
 from tunewright.data.prepare import Prepared, prepare
@@ -35,7 +36,7 @@ from tunewright.journal import Journal, open_tracker
 from tunewright.metrics.table import check_metrics, find_metric, lacks, metrics_for
 from tunewright.model.device import device_name, peak_memory
 from tunewright.model.load import Base
-from tunewright.model.weights import load_tuned, save_tuned
+from tunewright.model.weights import load_tuned, read_manifest, save_tuned
 from tunewright.records import (
     Amount,
     Comparison,
@@ -221,7 +222,9 @@ def _train_model(setup: Setup, folder: RunFolder, journal: Journal, resume: bool
         journal=journal,
         resume=resume,
     )
-    save_tuned(tuning.base, folder.model, state=fitted.weights, extra=setup.manifest())
+    fitted, temperature = settle_confidence(setup, tuning.base, fitted, journal)
+    manifest = {**setup.manifest(), "temperature": temperature}
+    save_tuned(tuning.base, folder.model, state=fitted.weights, extra=manifest)
     journal.say(
         f"trained {fitted.steps} steps in {fitted.seconds:.0f} s ({fitted.ended}); "
         f"best at step {fitted.best_step}"
@@ -350,6 +353,7 @@ def _report(
             layout_labels=layout.labels,
             task=setup.task,
             places={example.id: example.place for example in splits.test},
+            temperature=(read_manifest(folder.model) or {}).get("temperature"),
         ),
         "recipe": folder.recipe.read_text(encoding="utf-8"),
         "derived": setup.derived,

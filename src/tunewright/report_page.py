@@ -382,7 +382,7 @@ def _calibration(details: Mapping[str, Any]) -> dict[str, Any] | None:
     used = [b for b in bins if known(b.get("confidence")) and known(b.get("accuracy"))]
     if not used:
         return None
-    ece = calibration.get("ece")
+    ece, before = calibration.get("ece"), calibration.get("ece_before")
     lean = sum((b["confidence"] - b["accuracy"]) * (b.get("count") or 0) for b in used)
     size = sum(b.get("count") or 0 for b in used) or 1
     manner = "too sure of itself" if lean / size > 0.005 else "too modest"
@@ -391,6 +391,8 @@ def _calibration(details: Mapping[str, Any]) -> dict[str, Any] | None:
     return {
         "svg": charts.reliability(used, title),
         "ece": figures.show_number(ece) if known(ece) else "",
+        "temperature": figures.show_number(calibration.get("temperature")),
+        "before": figures.show_number(before) if known(before) else "",
         "says": says,
         "bins": [
             (_bin_ends(b),

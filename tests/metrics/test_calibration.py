@@ -5,10 +5,16 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy import special
 from sklearn.metrics import log_loss
 from tests.metrics.test_labels import LABELS, make_scored
 
-from tunewright.metrics.calibration import bins_of, confidences_of
+from tunewright.metrics.calibration import (
+    bins_of,
+    confidences_of,
+    fit_temperature,
+    with_temperature,
+)
 from tunewright.metrics.table import measure
 from tunewright.records import Prediction
 
@@ -52,3 +58,35 @@ def test_one_confidence_for_all_rows_is_one_bin() -> None:
 def test_confidence_missing_leaves_ece_out() -> None:
     rows = [replace(row, confidence=None) for row in make_scored(20, ("a", "b"))]
     assert measure(rows, ["accuracy", "ece"], ("a", "b")).keys() == {"accuracy"}
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_a_temperature_gives_logits_their_own_scale_back(several: bool) -> None:
+    rng = np.random.default_rng(0)
+    logits = rng.normal(0, 2, (4000, 4))
+    if several:
+        truth = (rng.random(logits.shape) < special.expit(logits)).astype(np.int64)
+    else:
+        truth = (logits + rng.gumbel(size=logits.shape)).argmax(1)
+    assert fit_temperature(logits, truth) == pytest.approx(1.0, abs=0.05)
+    assert fit_temperature(3 * logits, truth) == pytest.approx(3.0, abs=0.15)
+
+
+def test_few_rows_without_a_mistake_move_the_temperature_little() -> None:
+    logits = np.eye(3)[[0, 1, 2]] * 2.0
+    assert 0.5 < fit_temperature(logits, np.array([0, 1, 2])) < 1.0
+    assert fit_temperature(np.zeros((0, 3)), np.zeros(0, dtype=np.int64)) == pytest.approx(
+        1, abs=1e-3
+    )
+
+
+def test_a_temperature_changes_confidences_and_no_answer() -> None:
+    rows = make_scored(200, LABELS)
+    cooler = with_temperature(rows, 2.0)
+    assert all(
+        b.confidence < a.confidence for a, b in zip(rows, cooler, strict=True) if a.confidence < 1
+    )
+    assert [b.prediction for b in cooler] == [a.prediction for a in rows]
+    back = with_temperature(cooler, 0.5)
+    for a, b in zip(rows, back, strict=True):
+        assert b.probabilities == pytest.approx(a.probabilities, abs=1e-6)

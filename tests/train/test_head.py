@@ -7,10 +7,10 @@ from tests.model_zoo import make_tiny
 
 from tunewright.data.batch import make_batch, model_inputs
 from tunewright.data.render import Row
-from tunewright.model.adapters import attach
+from tunewright.model.adapters import attach, trainable_parameters
 from tunewright.model.load import load_base
 from tunewright.model.pooling import add_mean_pooling, wants_mean_pooling
-from tunewright.train.head import find_head, start_head
+from tunewright.train.head import find_head, scale_outputs, start_head
 
 
 def rows_of_two_kinds(count=40, number=None):
@@ -86,3 +86,21 @@ def test_a_pooling_layer_gives_the_head_the_mean_of_all_tokens(bert, tmp_path):
     together = torch.nn.functional.cosine_similarity(mean, after)
     assert together.min() > 0.99, together
     assert base.plain.config.num_hidden_layers == 3
+
+
+@pytest.mark.parametrize("shape", ["bert", "gpt2", "llama", "modernbert"])
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_logits_are_scaled_in_the_layer_that_gives_them(shape, method, tmp_path):
+    folder = make_tiny(shape, tmp_path / shape)
+    base = attach(load_base(str(folder), task="classify", labels=tuple("abcd")), method, r=4)
+    rows = rows_of_two_kinds(8)
+    before = answers(base, rows)
+    weights = {name: p.detach().clone() for name, p in trainable_parameters(base.model)}
+    scaled = scale_outputs(base, weights, 0.5)
+    assert torch.allclose(answers(base, rows), 0.5 * before, atol=1e-6)
+    assert sum(not torch.equal(scaled[name], weights[name]) for name in weights) in (1, 2)
+
+
+def test_outputs_that_were_not_trained_are_left_alone(bert):
+    base = load_base(str(bert), task="classify", labels=("a", "b"))
+    assert scale_outputs(base, {}, 0.5) is None

@@ -13,7 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from tunewright.metrics.calibration import bins_of, confidences_of, ece_of, ece_rows
+from tunewright.metrics.calibration import (
+    bins_of,
+    confidences_of,
+    ece_of,
+    ece_rows,
+    with_temperature,
+)
 from tunewright.metrics.labels import classes_of, is_right, label_set
 from tunewright.metrics.spans import span_set
 from tunewright.metrics.text import answer_of, references_of, token_f1
@@ -34,11 +40,12 @@ def make_details(
     layout_labels: Sequence[str],
     task: str,
     places: Mapping[str, str] | None = None,
+    temperature: float | None = None,
 ) -> dict[str, Any]:
     """All details that predictions give, by system name; those of "tuned", else the first system.
 
     places: where a row stands in the user's file, by row id. Keys that make no sense for the task
-    are left out.
+    are left out. temperature: what the tuned model's logits were divided by after training.
     """
     rows = predictions.get("tuned") or next(iter(predictions.values()), ())
     if not rows:
@@ -52,7 +59,7 @@ def make_details(
     if task == "classify":
         counts = Counter(label for example in train for label in label_set(example.output))
         details["worst_classes"] = worst_classes(rows, layout_labels, train_counts=counts)
-        details["calibration"] = calibration(rows)
+        details["calibration"] = calibration(rows, temperature)
         details["confusion"] = confusion(rows, layout_labels)
         others = [predictions[name] for name in SECOND_OPINIONS if name in predictions]
         details["probable_label_errors"] = probable_label_errors(rows, others, places=where)
@@ -81,16 +88,28 @@ def confusion(predictions: Sequence[Prediction], labels: Sequence[str]) -> dict[
     return {"labels": names, "matrix": matrix.tolist()}
 
 
-def calibration(predictions: Sequence[Prediction]) -> dict[str, Any] | None:
-    """{bins: [{lo, hi, confidence, accuracy, count}], ece}; None where confidences are missing."""
+def calibration(
+    predictions: Sequence[Prediction], temperature: float | None = None
+) -> dict[str, Any] | None:
+    """{bins: [{lo, hi, confidence, accuracy, count}], ece}; None where confidences are missing.
+
+    With the temperature that was folded into the model also {temperature, ece_before}.
+    """
     if any(row.confidence is None for row in predictions):
         return None
     confidence, right = confidences_of(predictions)
-    sums = np.asarray(ece_rows(predictions, ()).sum(axis=0), dtype=np.float64)
-    return {
+    found = {
         "bins": [asdict(bin_) for bin_ in bins_of(confidence, right)],
-        "ece": float(ece_of(sums)),
+        "ece": _calibration_error(predictions),
     }
+    if temperature is None or any(row.probabilities is None for row in predictions):
+        return found
+    before = with_temperature(predictions, 1.0 / temperature)
+    return {**found, "temperature": temperature, "ece_before": _calibration_error(before)}
+
+
+def _calibration_error(predictions: Sequence[Prediction]) -> float:
+    return float(ece_of(np.asarray(ece_rows(predictions, ()).sum(axis=0), dtype=np.float64)))
 
 
 def worst_classes(

@@ -9,7 +9,7 @@ Shapes: N rows, H features, K classes.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -70,6 +70,34 @@ def start_head(base: Base, rows: Sequence[Row], pad_id: int) -> bool:
         head.weight.copy_(torch.from_numpy(weight_KH))
         head.bias.copy_(torch.from_numpy(bias_K - weight_KH @ mean))
     return True
+
+
+def scale_outputs(
+    base: Base, weights: Mapping[str, torch.Tensor], factor: float
+) -> dict[str, torch.Tensor] | None:
+    """`weights` with those of the layer that gives the logits times factor, in the model too.
+
+    weights: what was trained, fp32, by parameter name. None where that layer was not trained.
+    """
+    found = [
+        (name, module)
+        for name, module in base.model.named_modules()
+        if isinstance(module, nn.Linear)
+        and module.out_features == base.plain.config.num_labels
+        and f"{name}.weight" in weights
+        and ".lora_" not in name
+    ]
+    if not found:
+        return None
+    name, head = found[-1]
+    changed = dict(weights)
+    for part, parameter in head.named_parameters():
+        key = f"{name}.{part}"
+        if key in changed:
+            changed[key] = changed[key] * factor
+            with torch.no_grad():
+                parameter.copy_(changed[key])
+    return changed
 
 
 def _features(
