@@ -20,6 +20,7 @@ FLOORS = (
     ("train", "evaluate", "decide", "monitor", "providers", "report", "registry", "serve"),
     (
         "setup",
+        "planning",
         "validation",
         "trial",
         "confidence",

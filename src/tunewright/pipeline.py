@@ -34,7 +34,7 @@ from tunewright.evaluate.score import score
 from tunewright.evaluate.verdict import judge
 from tunewright.journal import Journal, open_tracker
 from tunewright.metrics.table import check_metrics, find_metric, lacks, metrics_for
-from tunewright.model.device import device_name, peak_memory
+from tunewright.model.device import device_name, resident_memory
 from tunewright.model.load import Base
 from tunewright.model.weights import load_tuned, read_manifest, save_tuned
 from tunewright.records import (
@@ -47,6 +47,7 @@ from tunewright.records import (
     Result,
     StepLog,
 )
+from tunewright.registry import VERSION
 from tunewright.report import read_report, write_report
 from tunewright.rivals import answer_with_rivals, check_rivals
 from tunewright.setup import Setup, make_setup, open_model
@@ -99,13 +100,14 @@ def train(recipe: Recipe, run_dir: Path, journal: Journal, *, resume: bool = Fal
 
 
 def _train(recipe: Recipe, folder: RunFolder, journal: Journal, resume: bool) -> Report:
-    started = time.time()
+    started, baseline = time.time(), resident_memory(torch.device("cpu"))
     recipe, before_s = _begin(folder, recipe, resume, started)
     if resume and folder.report_json.exists():
         journal.say(f"{folder.path}: finished already; nothing left to do")
         return read_report(folder.report_json)
 
     setup = _with_earlier_reasons(_prepare(recipe, folder, journal, resume), folder)
+    setup = replace(setup, baseline_memory_bytes=baseline if setup.device.type == "cpu" else 0)
     _note(folder, stage="training", derived=setup.derived)
     write_atomic(folder.recipe, dump_recipe(setup.recipe, setup.derived))
     fitted = _train_model(setup, folder, journal, resume)
@@ -361,6 +363,7 @@ def _report(
         "evaluations": read_jsonl(folder.evaluations),
         "card": read_json(folder.card),
         "environment": environment(setup.device),
+        "forecast_version": VERSION,
         "primary_metric": metrics[0],
     }
     cost = _cost(setup, fitted, seconds)
@@ -391,8 +394,11 @@ def _cost(setup: Setup, fitted: Fitted, seconds: float) -> Cost:
     return Cost(
         seconds=Amount(setup.forecast.seconds, seconds),
         tokens=Amount(setup.forecast.tokens, float(fitted.tokens)),
+        # Above the libraries that were just imported, and up to the end of training: rivals that
+        # are asked afterwards are not what the forecast speaks of.
         peak_memory_bytes=Amount(
-            setup.forecast.peak_memory_bytes, float(peak_memory(setup.device))
+            setup.forecast.peak_memory_bytes,
+            float(max(0, fitted.peak_memory_bytes - setup.baseline_memory_bytes)),
         ),
     )
 

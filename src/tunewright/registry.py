@@ -12,9 +12,18 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
+from tunewright.cost.calibration import Record
 from tunewright.errors import RunError
 from tunewright.store import RunFolder
 
+QUANTITIES = {
+    "memory": "peak_memory_bytes",
+    "seconds": "seconds",
+    "tokens": "tokens",
+    "energy": "energy_kwh",
+}
+VERSION = 1
+"""Of the arithmetic: forecasts of another one say nothing about today's (cost/)."""
 RunState = Literal["finished", "running", "interrupted", "unreadable"]
 
 
@@ -67,6 +76,23 @@ def summarise_run(path: Path) -> RunSummary:
         word: RunState = "running" if _is_alive(state) else "interrupted"
         return RunSummary(path, word, stage, changed_at, **_recipe_facts(folder))
     return RunSummary(path, "finished", stage, changed_at, **_report_facts(report))
+
+
+def forecast_records(root: Path) -> dict[str, list[Record]]:
+    """Forecast beside measured of all finished runs below root, by quantity; oldest first.
+
+    Quantities: memory (peak bytes), seconds, tokens, energy. Runs without both are left out.
+    """
+    found: dict[str, list[Record]] = {name: [] for name in QUANTITIES}
+    for run in reversed(list_runs(root)):
+        report = _read_object(RunFolder(run.path).report_json) or {}
+        device = _text(_get(report, "details", "environment", "device")) or "unknown"
+        for name, key in QUANTITIES.items():
+            forecast = _number(_get(report, "cost", key, "forecast"))
+            measured = _number(_get(report, "cost", key, "measured"))
+            if forecast and measured and _get(report, "details", "forecast_version") == VERSION:
+                found[name].append(Record(str(run.path), device, forecast, measured))
+    return found
 
 
 def _is_run(path: Path) -> bool:

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import hashlib
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,7 +15,10 @@ import torch
 from torch import nn
 
 from tunewright.config import AdapterSection, Recipe, with_values
-from tunewright.cost import Shape, forecast_memory_bytes, forecast_seconds, training_flops
+from tunewright.cost.memory import Work, forecast_memory, with_micro_batch
+from tunewright.cost.shape import ModelShape, read_shape
+from tunewright.cost.time import forecast_seconds
+from tunewright.cost.work import count_totals, make_work
 from tunewright.data.layout import Layout
 from tunewright.data.prepare import Prepared
 from tunewright.data.render import Rendering, Row, find_column_edges, render
@@ -31,9 +33,10 @@ from tunewright.model.device import (
     choose_precision,
     choose_threads,
     keep_freed_memory,
+    matmul_flops_per_s,
     pick_device,
 )
-from tunewright.model.load import Base, load_base, longest_input
+from tunewright.model.load import Base, bio_names, load_base, longest_input
 from tunewright.model.pooling import add_mean_pooling, wants_mean_pooling
 from tunewright.model.tokenizer import unknown_pieces
 from tunewright.records import Derived, Example
@@ -45,6 +48,10 @@ MEASURED_LENGTHS = 20_000
 """Rows whose length is measured for max_length; more would not change the answer."""
 UNWRITABLE_SHARE = 0.02
 """Characters of the answers that a tokenizer may lack before a run is refused."""
+
+
+COPY_BYTES_PER_S = 1e10
+"""Of memory, where it was not measured; only the optimiser's small part of a step depends on it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +77,8 @@ class Setup:
     forecast: Forecast
     base: Base
     """The base as loaded to settle the rest; `open_model` tunes this very one."""
+    baseline_memory_bytes: int = 0
+    """What the process held when its libraries were imported and nothing else was done."""
 
     @property
     def task(self) -> str:
@@ -412,34 +421,18 @@ def _check_fit(
     recipe: Recipe, facts: Facts, base: Base, device: torch.device, journal: Journal
 ) -> Forecast:
     """Forecast memory and time; Refusal when it cannot fit even one row at a time."""
-    training, config = recipe.training, base.plain.config.get_text_config()
-    assert isinstance(training.max_batch_tokens, int) and isinstance(training.num_epochs, float)
-    assert isinstance(training.batch_size, int) and isinstance(training.max_length, int)
-    trained = _num_trained(recipe, facts, config)
-    language = facts.task in ("generate", "chat", "continue")
-    lengths = [min(length, training.max_length) for length in facts.lengths]
-    mean_length = sum(lengths) / max(1, len(lengths))
-    widest = min(training.max_batch_tokens, int(training.batch_size * max(lengths)))
-    shape = Shape(
-        num_parameters=facts.num_parameters,
-        num_trained=trained,
-        num_layers=int(getattr(config, "num_hidden_layers", 12)),
-        hidden_size=facts.hidden_size,
-        num_outputs=int(config.vocab_size) if language else max(1, len(base.labels)),
-        precision=str(training.precision),
-        batch_tokens=widest,
-        output_rows=widest if language else training.batch_size,
-        ema=training.ema != "none",
-    )
-    smallest = replace(
-        shape, batch_tokens=max(lengths), output_rows=max(lengths) if language else 1
-    )
-    need, least = forecast_memory_bytes(shape), forecast_memory_bytes(smallest)
+    shape = read_shape(base.plain.config.to_dict(), base.reference)
+    counted = None if recipe.adapter.method == "full" and facts.fitted_head else base.num_parameters
+    num_labels = len(bio_names(base.labels)) if facts.task == "tag" else len(base.labels)
+    work = make_work(recipe, facts, shape, num_labels=num_labels)
+    work = replace(work, num_parameters=counted)
+    least = forecast_memory(shape, with_micro_batch(work, work.row_tokens), device.type)
+    memory = forecast_memory(shape, work, device.type)
     limit_gb = recipe.budget.memory_gb
     # The forecast counts the weights, and they are in memory by now.
     loaded = sum(parameter.nbytes for parameter in base.model.parameters())
     room = min(available_memory(device) + loaded, int(limit_gb * 1e9) if limit_gb else 1 << 62)
-    if least > room:
+    if least.peak_bytes > room:
         limited = limit_gb is not None and room == int(limit_gb * 1e9)
         have = (
             f"budget.memory_gb allows {limit_gb:.3g}"
@@ -447,50 +440,37 @@ def _check_fit(
             else f"{room / 1e9:.3g} GB are free"
         )
         raise Refusal(
-            f"memory: this recipe needs at least {least / 1e9:.3g} GB on {device.type} and {have}; "
-            f"{_smaller(recipe)}"
+            f"memory: this recipe needs at least {least.peak_bytes / 1e9:.3g} GB on {device.type} "
+            f"and {have}; {_smaller(recipe)}"
         )
-    if need > room:
+    if memory.peak_bytes > room:
         journal.warn(
-            f"memory: a full micro-batch may need {need / 1e9:.1f} GB of {room / 1e9:.1f} GB; "
-            "it is halved by itself when memory runs out"
+            f"memory: a full micro-batch may need {memory.peak_bytes / 1e9:.1f} GB of "
+            f"{room / 1e9:.1f} GB; it is halved by itself when memory runs out"
         )
-    tokens = mean_length * facts.num_rows * training.num_epochs
-    flops = training_flops(facts.num_parameters - _num_lookup(config), trained, int(tokens))
-    rate = matmul_flops_per_s(
-        device, torch.bfloat16 if training.precision == "bf16" else torch.float32
+    return Forecast(*_forecast_time(recipe, facts, shape, work, device), memory.peak_bytes)
+
+
+def _forecast_time(
+    recipe: Recipe, facts: Facts, shape: ModelShape, work: Work, device: torch.device
+) -> tuple[float, float]:
+    """(seconds of training, its tokens) from the measured rate of a matrix product."""
+    totals = count_totals(recipe, facts, num_validation=0, num_test=0)
+    rate = matmul_flops_per_s(device, torch.bfloat16 if work.precision == "bf16" else torch.float32)
+    seconds = forecast_seconds(
+        shape,
+        work,
+        tokens=totals.tokens,
+        steps=totals.steps,
+        answered_tokens=0.0,
+        flops_per_s=rate,
+        bytes_per_s=COPY_BYTES_PER_S,
+        device_kind=device.type,
     )
-    return Forecast(forecast_seconds(flops, rate), tokens, float(need))
+    return seconds.total, totals.real_tokens
 
 
 def _smaller(recipe: Recipe) -> str:
     if recipe.adapter.method == "full":
         return "use adapter.method: lora, or a smaller base model"
     return "use a smaller base model or a lower training.max_length"
-
-
-def _num_trained(recipe: Recipe, facts: Facts, config: Any) -> int:
-    if recipe.adapter.method == "full":
-        return facts.num_parameters
-    # Six or seven linear layers of about width by width (the wide ones of the MLP count double).
-    rank, layers = recipe.adapter.r, int(getattr(config, "num_hidden_layers", 12))
-    assert isinstance(rank, int)
-    return rank * facts.hidden_size * 18 * layers
-
-
-def _num_lookup(config: Any) -> int:
-    """Embedding weights: looked up, not multiplied."""
-    return int(config.vocab_size) * int(config.hidden_size)
-
-
-def matmul_flops_per_s(device: torch.device, dtype: torch.dtype, size: int = 768) -> float:
-    """Measured rate of a plain matrix product; takes a few milliseconds."""
-    a = torch.randn(size, size, device=device).to(dtype)
-    best = float("inf")
-    for _ in range(4):
-        started = time.perf_counter()
-        a @ a
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        best = min(best, time.perf_counter() - started)
-    return 2.0 * size**3 / best

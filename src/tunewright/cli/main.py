@@ -17,6 +17,7 @@ from tunewright.cli.doctor import doctor
 from tunewright.cli.evaluate import evaluate
 from tunewright.cli.init import init
 from tunewright.cli.output import Answer, run_command
+from tunewright.cli.plan import plan
 from tunewright.cli.quickstart import quickstart
 from tunewright.cli.report import report
 from tunewright.cli.runs import runs
@@ -62,6 +63,7 @@ def _tunewright(
 COMMANDS: tuple[Callable[..., Answer], ...] = (
     quickstart,
     init,
+    plan,
     train,
     evaluate,
     compare,

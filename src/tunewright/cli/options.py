@@ -21,6 +21,10 @@ RunDir = Annotated[
     typer.Option("--run-dir", metavar="DIR", help="Where the run is written; default below runs/."),
 ]
 Resume = Annotated[bool, typer.Option("--resume", help="Continue the run that lies in --run-dir.")]
+PricesFile = Annotated[
+    Path | None,
+    typer.Option("--prices", metavar="FILE", help="Your own prices (YAML); they go before ours."),
+]
 Gate = Annotated[bool, typer.Option("--gate", help="Exit 1 unless the verdict is `ship`.")]
 
 

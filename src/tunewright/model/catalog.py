@@ -103,6 +103,28 @@ def resolve_model(
     return _from_folder(reference, folder, "hub", revision, trust_remote_code)
 
 
+def find_config_folder(reference: str, revision: str | None = None) -> Path:
+    """The folder with a model's config.json and tokenizer; no weights are needed or fetched.
+
+    Raises ModelError when there is none, or when its configs would run code.
+    """
+    if reference.startswith("embedded:"):
+        return _embedded(reference, reference.removeprefix("embedded:")).path
+    path = Path(reference).expanduser()
+    if path.exists():
+        folder = _model_folder(path)
+        if (folder / "adapter_config.json").exists() and not (folder / "config.json").exists():
+            return _base_of(folder, trust_remote_code=False).path
+    else:
+        twin = next((item for item in EMBEDDED.values() if item.hub_id == reference), None)
+        packaged = _package_folder(twin) if twin and revision is None else None
+        if packaged is None and not _HUB_ID.fullmatch(reference):
+            raise ModelError(f"{reference}: no such folder; give a folder, hub id or config.json")
+        folder = packaged or _download(reference, revision, weights=False)
+    safety.read_model_json(folder / "config.json")
+    return folder
+
+
 def _package_folder(item: EmbeddedModel) -> Path | None:
     """The model folder inside the package, found without importing the package."""
     spec = importlib.util.find_spec(item.package)
@@ -187,7 +209,7 @@ def _base_of(folder: Path, trust_remote_code: bool) -> ModelSource:
     raise ModelError(f"{folder}: base model of the adapter not found: {problem}")
 
 
-def _download(reference: str, revision: str | None) -> Path:
+def _download(reference: str, revision: str | None, *, weights: bool = True) -> Path:
     """The hub's snapshot as a local folder. Raises ModelError in one line."""
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
@@ -198,7 +220,8 @@ def _download(reference: str, revision: str | None) -> Path:
     try:
         path = snapshot_download(
             reference, revision=revision, endpoint=endpoint,
-            allow_patterns=list(_ALLOW), ignore_patterns=list(_IGNORE),
+            allow_patterns=[p for p in _ALLOW if weights or not p.startswith("*.safetensors")],
+            ignore_patterns=list(_IGNORE),
         )  # fmt: skip
     except errors.GatedRepoError:
         raise ModelError(f"{place}: gated; accept its terms on the hub and set HF_TOKEN") from None

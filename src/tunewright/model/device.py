@@ -10,6 +10,7 @@ import ctypes
 import math
 import os
 import platform
+import time
 from pathlib import Path
 
 import psutil
@@ -126,6 +127,26 @@ def peak_memory(device: torch.device) -> int:
     except OSError:
         pass
     return _peak_from_rusage()
+
+
+def matmul_flops_per_s(device: torch.device, dtype: torch.dtype, size: int = 768) -> float:
+    """Measured rate of a plain matrix product; takes a few milliseconds."""
+    a = torch.randn(size, size, device=device).to(dtype)
+    best = float("inf")
+    for _ in range(4):
+        started = time.perf_counter()
+        a @ a
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        best = min(best, time.perf_counter() - started)
+    return 2.0 * size**3 / best
+
+
+def resident_memory(device: torch.device) -> int:
+    """Bytes held now: by torch on CUDA, else by this process (its resident set)."""
+    if device.type == "cuda":
+        return int(torch.cuda.memory_allocated(device))
+    return int(psutil.Process().memory_info().rss)
 
 
 def reset_peak_memory(device: torch.device) -> None:

@@ -1,0 +1,146 @@
+"""`tunewright plan`: will it fit, how long, what will it cost; before a weight is loaded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from tunewright.cli.options import AsJson, Overrides, PricesFile
+from tunewright.cli.output import Answer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from tunewright.planning import Plan
+
+SIGNS = {"FIT": ("✓", "green"), "UNCERTAIN": ("?", "yellow"), "NO": ("✕", "red")}
+
+
+def plan(
+    recipe: Annotated[Path, typer.Argument(help="A recipe, as `tunewright init` writes it.")],
+    device: Annotated[
+        str,
+        typer.Option("--device", help='"this", or a device of the table: "H100-80GB", "2x L40S".'),
+    ] = "this",
+    card: Annotated[
+        Path | None,
+        typer.Option("--card", help="A data card (or run folder) in place of reading the data."),
+    ] = None,
+    runs: Annotated[
+        Path, typer.Option("--runs", help="Earlier runs, whose record widens the intervals.")
+    ] = Path("runs"),
+    prices: PricesFile = None,
+    overrides: Overrides = None,
+    as_json: AsJson = False,
+) -> Answer:
+    """Forecast memory, disk, time, energy and price of a recipe, without training.
+
+    Needs the base's config.json and the data (or its card), never its weights.
+
+    Example:
+      tunewright plan recipe.yaml
+      tunewright plan recipe.yaml --device "2x L40S"
+      tunewright plan recipe.yaml --card runs/first --json
+
+    Exit status:
+      0 it fits, or it is uncertain whether it does
+      1 it does not fit; what to change is listed
+      2 a mistake in recipe, data or prices
+      4 our own fault
+    """
+    from datetime import UTC, datetime
+
+    from tunewright.config import read_recipe
+    from tunewright.journal import ConsoleJournal
+    from tunewright.planning import (
+        is_here,
+        make_plan,
+        named_device,
+        plan_document,
+        read_calibration,
+        this_machine,
+    )
+    from tunewright.prices import read_prices
+
+    asked = read_recipe(recipe, overrides or ())
+    today = datetime.now(UTC).date()
+    journal = ConsoleJournal()
+    here = is_here(device)
+    place, room = this_machine(asked) if here else named_device(device, asked)
+    made = make_plan(
+        asked,
+        place,
+        room,
+        journal,
+        prices=read_prices(prices, today),
+        card=card,
+        calibration=read_calibration(runs, place) if here else None,
+        today=today,
+    )
+    return Answer(
+        plan_document(made),
+        lambda console: _print_plan(made, console),
+        exit_status=1 if made.verdict == "NO" else 0,
+    )
+
+
+def _print_plan(made: Plan, console: Console) -> None:
+    from rich.text import Text
+
+    from tunewright.figures import show_bytes, show_seconds
+
+    sign, colour = SIGNS[made.verdict]
+    memory, seconds = made.memory, made.seconds
+    console.print()
+    word = Text(f" {sign} {made.verdict} ", f"bold reverse {colour}")
+    about = f"{made.recipe.base_model}, {made.recipe.task}, on {made.device.title}"
+    console.print(Text.assemble(word, "  ", (about, "dim")))
+    console.print(
+        f"  needs {show_bytes(memory.peak_bytes)} ({show_bytes(memory.low_bytes)} to "
+        f"{show_bytes(memory.high_bytes)}) of {show_bytes(made.room_bytes)}"
+        + (" on each device" if made.device.count > 1 else ""),
+        highlight=False,
+    )
+    console.print()
+    _print_rows("Memory at the worst moment", _memory_rows(made), console)
+    rough = "measured steps" if seconds.probed else "from rates alone"
+    rows = [
+        ("time", f"{show_seconds(seconds.total)} ({show_seconds(seconds.low)} to "
+                 f"{show_seconds(seconds.high)}, {rough})"),
+        ("steps", f"{made.totals.steps:,} of up to {made.work.tokens:,} tokens at once"),
+        ("energy", f"{made.energy.kwh:.3g} kWh ({made.energy.assumption})"),
+        ("price", f"${made.usd:,.2f} ({made.usd_source})" if made.usd is not None else "not known"),
+        ("one checkpoint", show_bytes(memory.checkpoint_bytes)),
+        ("the tuned model", show_bytes(memory.model_bytes)),
+    ]  # fmt: skip
+    _print_rows("Time, energy, price, disk", rows, console)
+    if made.changes:
+        changes = [
+            (change.what, f"{show_bytes(change.peak_bytes)}, {change.verdict}: "
+                          f"--set {' --set '.join(change.overrides)} ({change.price})")
+            for change in made.changes
+        ]  # fmt: skip
+        _print_rows("What would need less", changes, console)
+    for note in made.notes:
+        console.print(Text(f"  {note}", "dim"), soft_wrap=True)
+
+
+def _memory_rows(made: Plan) -> list[tuple[str, str]]:
+    from tunewright.figures import show_bytes
+
+    items = {**made.memory.held, **made.memory.passing}
+    return [(name, show_bytes(size)) for name, size in items.items() if size]
+
+
+def _print_rows(title: str, rows: list[tuple[str, str]], console: Console) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    console.print(Text(title, "bold"))
+    table = Table.grid(padding=(0, 2))
+    for name, value in rows:
+        table.add_row(Text(f"  {name}"), Text(value))
+    console.print(table)
+    console.print()
