@@ -1,32 +1,35 @@
-"""Answers and scores from language models: our own batched decoding with a key-value cache.
+"""Answers and scores from language models, for a whole set of rows at once.
 
-Rows are sorted by length and padded on the left, share one forward pass per token, and leave the
-batch (and its cache) when they end. Greedy answers equal those of transformers' own generate.
+Answers come from the continuous batches of engine.py; greedy ones equal those of transformers' own
+generate. Scores take one forward pass, with logits only where a target is.
 
 Shapes: B rows, T positions, V vocabulary, N chosen positions.
 """
 
 from __future__ import annotations
 
-import hashlib
-import inspect
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from tunewright.errors import ModelError
 from tunewright.model.device import is_out_of_memory
-from tunewright.model.load import Base, end_ids
+from tunewright.model.engine import Engine, Request, Token
+from tunewright.model.load import Base
+from tunewright.model.modular import pad_rows, start_id
+from tunewright.model.sampling import Sampling, row_seed
+from tunewright.model.spelling import spell
 
 DEFAULT_BATCH_TOKENS = 16_384
 # Most logits held at once while scoring: 2**26 float32 values are 256 MiB.
 _MOST_LOGITS = 1 << 26
-_POSITION_TABLES = ("wpe", "embed_positions", "position_embeddings", "position_embedding")
+PACKED_FROM_TOKENS = 512
+"""New tokens from which a copy of the weights in the fastest form pays back."""
 Progress = Callable[[int, int], None]
 
 
@@ -44,26 +47,13 @@ class Answer:
     mean_probability: float
 
 
-@dataclass(slots=True)
-class _Row:
-    """One prompt on its way to an answer. space: new tokens that it may have at most."""
-
-    index: int
-    prompt: tuple[int, ...]
-    space: int
-    generator: torch.Generator | None = None
-    ids: list[int] = field(default_factory=list)
-    log_probability: float = 0.0
-    num_chosen: int = 0
-    finished: bool = False
-
-
 def generate_answers(
     base: Base,
     prompts: Sequence[Sequence[int]],
     *,
     max_new_tokens: int,
-    max_batch_tokens: int = DEFAULT_BATCH_TOKENS,
+    max_batch_tokens: int | None = None,
+    max_rows: int | None = None,
     temperature: float = 0.0,
     top_p: float = 1.0,
     seed: int = 0,
@@ -73,24 +63,49 @@ def generate_answers(
 
     temperature 0 is greedy; above it, tokens are drawn from the top_p share of the probability,
     and what a row draws depends on (seed, its index) alone, not on its batch. max_batch_tokens
-    counts prompt and new tokens of all rows in a batch; a batch that does not fit in memory is
-    halved. on_progress(rows done, rows). Raises ModelError for a prompt longer than the model's
-    position table.
+    counts prompt and new tokens of all rows under way at once (None: what memory allows), max_rows
+    the rows; when memory is short, rows are halved. on_progress(rows done, rows). Raises ModelError
+    for a prompt longer than the model's position table.
     """
-    limit = _position_limit(base)
-    rows = [
-        _Row(index, tuple(ids), _space(base, ids, limit, max_new_tokens), _stream(seed, index))
-        for index, ids in enumerate(prompts)
-    ]
-    choose = _make_chooser(temperature, top_p)
-    done = 0
+    if not len(prompts) or max_new_tokens < 1:
+        return [Answer("", (), False, 1.0) for _ in prompts]
     with _evaluating(base.model):
-        for batch in _batches(rows, max_batch_tokens, max_new_tokens):
-            _decode_fitting(base, batch, choose)
-            done += len(batch)
-            if on_progress is not None:
-                on_progress(done, len(rows))
-    return [_make_answer(base, row) for row in rows]
+        engine = Engine(
+            base, max_rows=max_rows, max_tokens=max_batch_tokens,
+            packed=len(prompts) * max_new_tokens >= PACKED_FROM_TOKENS,
+        )  # fmt: skip
+        try:
+            return _run(engine, prompts, max_new_tokens, temperature, top_p, seed, on_progress)
+        finally:
+            engine.close()
+
+
+def _run(
+    engine: Engine,
+    prompts: Sequence[Sequence[int]],
+    max_new_tokens: int,
+    temperature: float,
+    top_p: float,
+    seed: int,
+    on_progress: Progress | None,
+) -> list[Answer]:
+    # Longest first: rows under way at once are of like length, and short memory shows at once.
+    order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]), reverse=True)
+    index_of: dict[int, int] = {}
+    for index in order:
+        how = Sampling(temperature=temperature, top_p=top_p, seed=row_seed(seed, index))
+        index_of[engine.add(Request(tuple(prompts[index]), max_new_tokens, how))] = index
+    written: list[list[Token]] = [[] for _ in prompts]
+    done = 0
+    while engine.busy:
+        ended = 0
+        for token in engine.step():
+            written[index_of[token.request]].append(token)
+            ended += token.ended is not None
+        done += ended
+        if ended and on_progress is not None:
+            on_progress(done, len(prompts))
+    return [_make_answer(engine.base, tokens) for tokens in written]
 
 
 def stream_answer(
@@ -106,19 +121,14 @@ def stream_answer(
 
     Text is held back while its last character is incomplete.
     """
-    space = _space(base, prompt_ids, _position_limit(base), max_new_tokens)
-    row = _Row(0, tuple(prompt_ids), space, _stream(seed, 0))
-    choose = _make_chooser(temperature, top_p)
-    shown = ""
+    how = Sampling(temperature=temperature, top_p=top_p, seed=row_seed(seed, 0))
     with _evaluating(base.model):
-        for _ in _decode(base, [row], choose):
-            text = _text(base, row.ids)
-            if text.startswith(shown) and not text.endswith("\ufffd"):
-                yield text[len(shown) :]
-                shown = text
-    rest = _text(base, row.ids)[len(shown) :]
-    if rest:
-        yield rest
+        engine = Engine(base, max_rows=1, packed=False)
+        engine.add(Request(tuple(prompt_ids), max_new_tokens, how, wants_text=True))
+        while engine.busy:
+            for token in engine.step():
+                if token.text:
+                    yield token.text
 
 
 def score_completions(
@@ -165,7 +175,7 @@ def target_logits(model: Any, inputs: dict[str, Any], mask_BT: torch.Tensor) -> 
     if "decoder_input_ids" in inputs:
         # Whoever made the inputs knows no model; what a decoder starts from is the model's own.
         started = inputs["decoder_input_ids"].clone()
-        started[:, 0] = _start_id(plain)
+        started[:, 0] = start_id(plain)
         inputs = {**inputs, "decoder_input_ids": started}
     handle = head.register_forward_pre_hook(select)
     try:
@@ -173,42 +183,6 @@ def target_logits(model: Any, inputs: dict[str, Any], mask_BT: torch.Tensor) -> 
     finally:
         handle.remove()
     return torch.as_tensor(logits).squeeze(0)
-
-
-def _space(base: Base, prompt: Sequence[int], limit: int | None, max_new_tokens: int) -> int:
-    """New tokens that fit after a prompt, within `limit` positions. Raises ModelError when none."""
-    if not prompt:
-        raise ModelError("prompt: empty, no token to start from; give the prompt some text")
-    if limit is None:
-        return max_new_tokens
-    if len(prompt) >= limit:
-        raise ModelError(
-            f"prompt: {len(prompt)} tokens, {base.reference} has positions for {limit}; shorten it "
-            "or set training.max_length"
-        )
-    return min(max_new_tokens, limit - len(prompt))
-
-
-def _position_limit(base: Base) -> int | None:
-    """Positions of a learned table, beyond which a decoder cannot look; None for rotary ones."""
-    if base.kind != "decoder":
-        return None
-    for name, module in base.plain.named_modules():
-        if name.rsplit(".", 1)[-1] in _POSITION_TABLES and isinstance(module, nn.Embedding):
-            return int(module.num_embeddings - getattr(module, "offset", 0))
-    return None
-
-
-def _stream(seed: int, index: int) -> torch.Generator:
-    """A random stream of its own for each row."""
-    digest = hashlib.sha256(f"{seed}:{index}".encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:7], "little"))
-
-
-def _batches(rows: list[_Row], max_tokens: int, max_new_tokens: int) -> Iterator[list[_Row]]:
-    # Longest first: if memory is short, it shows at once.
-    order = sorted(rows, key=lambda row: len(row.prompt), reverse=True)
-    yield from _by_tokens(order, lambda row: len(row.prompt) + max_new_tokens, max_tokens)
 
 
 def _by_tokens(items: Sequence[Any], length: Callable[[Any], int], limit: int) -> Iterator[Any]:
@@ -223,171 +197,6 @@ def _by_tokens(items: Sequence[Any], length: Callable[[Any], int], limit: int) -
         batch.append(item)
     if batch:
         yield batch
-
-
-def _decode_fitting(base: Base, batch: list[_Row], choose: _Chooser) -> None:
-    """Decode a batch to the end, in halves where memory is short."""
-    try:
-        for _ in _decode(base, batch, choose):
-            pass
-    except Exception as error:
-        if not is_out_of_memory(error) or len(batch) == 1:
-            raise
-    else:
-        return
-    if base.device.type == "cuda":
-        torch.cuda.empty_cache()
-    for row in batch:
-        row.ids, row.log_probability, row.num_chosen, row.finished = [], 0.0, 0, False
-        if row.generator is not None:
-            row.generator = torch.Generator().manual_seed(row.generator.initial_seed())
-    half = len(batch) // 2
-    _decode_fitting(base, batch[:half], choose)
-    _decode_fitting(base, batch[half:], choose)
-
-
-_Chooser = Callable[[torch.Tensor, list[_Row]], torch.Tensor]
-
-
-def _make_chooser(temperature: float, top_p: float) -> _Chooser:
-    """A function (log-probabilities_BV, rows) -> token ids_B."""
-    if temperature <= 0:
-        return lambda logp_BV, rows: logp_BV.argmax(dim=-1)
-
-    def draw(logp_BV: torch.Tensor, rows: list[_Row]) -> torch.Tensor:
-        p_BV, ids_BV = (logp_BV / temperature).softmax(-1).sort(dim=-1, descending=True)
-        sums_BV = p_BV.cumsum(-1)
-        # The token that crosses top_p still belongs to it, so one always remains.
-        kept_BV = torch.where(sums_BV - p_BV < top_p, p_BV, torch.zeros_like(p_BV)).cumsum(-1)
-        points = torch.stack([torch.rand((), generator=row.generator) for row in rows])
-        aims_B1 = points.to(kept_BV).unsqueeze(1) * kept_BV[:, -1:]
-        places_B1 = torch.searchsorted(kept_BV, aims_B1, right=True)
-        chosen_B1 = ids_BV.gather(1, places_B1.clamp(max=p_BV.shape[1] - 1))
-        return torch.as_tensor(chosen_B1.squeeze(1))
-
-    return draw
-
-
-def _decode(base: Base, rows: list[_Row], choose: _Chooser) -> Iterator[None]:
-    """Extend the rows token by token until all have ended; yields after each token."""
-    ends = frozenset(end_ids(base))
-    active = [row for row in rows if row.space > 0]
-    if not active:
-        return
-    pass_forward = _Forward(base, active)
-    while active:
-        with torch.inference_mode():
-            logp_BV = pass_forward().float().log_softmax(-1)
-            ids_B = choose(logp_BV, active)
-            logp_B = logp_BV.gather(1, ids_B.unsqueeze(1)).squeeze(1).tolist()
-        chosen = ids_B.tolist()
-        keep = []
-        for place, (row, token) in enumerate(zip(active, chosen, strict=True)):
-            row.log_probability += logp_B[place]
-            row.num_chosen += 1
-            row.finished = token in ends
-            if not row.finished:
-                row.ids.append(token)
-                if len(row.ids) < row.space:
-                    keep.append(place)
-        pass_forward.take(ids_B, keep)
-        active = [active[place] for place in keep]
-        yield
-
-
-class _Forward:
-    """The model's next-token logits for a shrinking batch, with its cache.
-
-    Called: logits_BV of the next token. take(ids_B, keep): add the chosen tokens, drop other rows.
-    """
-
-    def __init__(self, base: Base, rows: Sequence[_Row]) -> None:
-        self.model = base.plain
-        self.device = base.device
-        self.cache: Any = None
-        self.encoded: Any = None
-        names = inspect.signature(self.model.forward).parameters
-        self.takes_positions = "position_ids" in names
-        self.takes_logits_to_keep = "logits_to_keep" in names
-        pad = base.tokenizer.pad_token_id or 0
-        prompts = [row.prompt for row in rows]
-        if base.kind == "encoder-decoder":
-            ids_BT, self.mask_BT = _pad(prompts, pad, left=False, device=self.device)
-            with torch.inference_mode():
-                encoder = self.model.get_encoder()
-                self.encoded = encoder(input_ids=ids_BT, attention_mask=self.mask_BT)
-            self.ids_BT = torch.full((len(rows), 1), _start_id(self.model), device=self.device)
-        else:
-            self.ids_BT, self.mask_BT = _pad(prompts, pad, left=True, device=self.device)
-
-    def __call__(self) -> torch.Tensor:
-        inputs: dict[str, Any] = {"attention_mask": self.mask_BT, "use_cache": True}
-        if self.cache is not None:
-            inputs["past_key_values"] = self.cache
-        if self.encoded is not None:
-            inputs |= {"encoder_outputs": self.encoded, "decoder_input_ids": self.ids_BT}
-        else:
-            inputs["input_ids"] = self.ids_BT
-            if self.takes_positions:
-                positions = (self.mask_BT.cumsum(-1) - 1).clamp(min=0)
-                inputs["position_ids"] = positions[:, -self.ids_BT.shape[1] :]
-            if self.takes_logits_to_keep:
-                inputs["logits_to_keep"] = 1
-        output = self.model(**inputs)
-        self.cache = output.past_key_values
-        return torch.as_tensor(output.logits)[:, -1, :]
-
-    def take(self, ids_B: torch.Tensor, keep: list[int]) -> None:
-        self.ids_BT = ids_B.unsqueeze(1)
-        if self.encoded is None:
-            ones = self.mask_BT.new_ones((self.mask_BT.shape[0], 1))
-            self.mask_BT = torch.cat([self.mask_BT, ones], dim=1)
-        if not keep or len(keep) == len(ids_B):
-            return
-        chosen = torch.tensor(keep, device=self.device)
-        self.ids_BT, self.mask_BT = self.ids_BT[chosen], self.mask_BT[chosen]
-        if self.encoded is not None:
-            hidden = self.encoded.last_hidden_state[chosen]
-            self.encoded = type(self.encoded)(last_hidden_state=hidden)
-        _select_cache_rows(self.cache, chosen)
-
-
-def _select_cache_rows(cache: Any, chosen: torch.Tensor) -> None:
-    """Keep only the chosen rows of a cache. Every cache layer knows how to reorder its rows."""
-    for name in ("self_attention_cache", "cross_attention_cache"):
-        if hasattr(cache, name):
-            _select_cache_rows(getattr(cache, name), chosen)
-            if name == "cross_attention_cache":
-                return
-    for layer in cache.layers:
-        if hasattr(layer, "batch_select_indices"):
-            layer.batch_select_indices(chosen)
-        else:
-            layer.reorder_cache(chosen)
-
-
-def _start_id(model: Any) -> int:
-    """The token that a decoder with an encoder starts from."""
-    for settings in (model.generation_config, model.config):
-        for name in ("decoder_start_token_id", "bos_token_id", "pad_token_id"):
-            value = getattr(settings, name, None)
-            if isinstance(value, int):
-                return value
-    raise ModelError("config.json: no decoder_start_token_id; add it")
-
-
-def _pad(
-    rows: Sequence[Sequence[int]], pad: int, *, left: bool, device: torch.device
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """(ids_BT, mask_BT), both int64; mask is 1 where a token is."""
-    width = max(len(row) for row in rows)
-    ids_BT = torch.full((len(rows), width), pad, dtype=torch.long)
-    mask_BT = torch.zeros((len(rows), width), dtype=torch.long)
-    for place, row in enumerate(rows):
-        span = slice(width - len(row), width) if left else slice(0, len(row))
-        ids_BT[place, span] = torch.tensor(row, dtype=torch.long)
-        mask_BT[place, span] = 1
-    return ids_BT.to(device), mask_BT.to(device)
 
 
 def _score_fitting(base: Base, rows: list[tuple[Sequence[int], int]]) -> list[tuple[float, int]]:
@@ -420,7 +229,7 @@ def _causal_inputs(
     base: Base, rows: list[tuple[Sequence[int], int]]
 ) -> tuple[dict[str, Any], torch.Tensor, list[Sequence[int]]]:
     pad = base.tokenizer.pad_token_id or 0
-    ids_BT, attended_BT = _pad([ids or [pad] for ids, _ in rows], pad, left=False,
+    ids_BT, attended_BT = pad_rows([ids or [pad] for ids, _ in rows], pad, left=False,
                                device=base.device)  # fmt: skip
     mask_BT = torch.zeros_like(ids_BT, dtype=torch.bool)
     targets: list[Sequence[int]] = []
@@ -437,10 +246,10 @@ def _seq2seq_inputs(
     pad = base.tokenizer.pad_token_id or 0
     targets = [ids[first:] for ids, first in rows]
     sources = [ids[:first] or [pad] for ids, first in rows]
-    ids_BT, attended_BT = _pad(sources, pad, left=False, device=base.device)
-    start = _start_id(base.plain)
+    ids_BT, attended_BT = pad_rows(sources, pad, left=False, device=base.device)
+    start = start_id(base.plain)
     shifted = [[start, *target[:-1]] for target in targets]
-    decoder_ids_BT, decoder_mask_BT = _pad(shifted, pad, left=False, device=base.device)
+    decoder_ids_BT, decoder_mask_BT = pad_rows(shifted, pad, left=False, device=base.device)
     lengths = torch.tensor([len(target) for target in targets], device=base.device)
     columns = torch.arange(decoder_ids_BT.shape[1], device=base.device)
     inputs = {
@@ -452,22 +261,12 @@ def _seq2seq_inputs(
     return inputs, columns < lengths.unsqueeze(1), targets
 
 
-def _make_answer(base: Base, row: _Row) -> Answer:
-    mean = row.log_probability / max(1, row.num_chosen)
-    return Answer(
-        text=_text(base, row.ids),
-        ids=tuple(row.ids),
-        finished=row.finished,
-        mean_probability=float(torch.tensor(mean).exp()),
-    )
-
-
-def _text(base: Base, ids: Sequence[int]) -> str:
-    return str(
-        base.tokenizer.decode(
-            list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False
-        )
-    )
+def _make_answer(base: Base, tokens: Sequence[Token]) -> Answer:
+    last = tokens[-1]
+    ids = tuple(token.id for token in tokens)
+    ids = ids[:-1] if last.ended == "stop" else ids
+    mean = sum(token.log_probability for token in tokens) / len(tokens)
+    return Answer(spell(base.tokenizer, ids), ids, last.ended == "stop", math.exp(mean))
 
 
 @contextmanager
