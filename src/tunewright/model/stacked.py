@@ -71,7 +71,7 @@ class Product:
 def _joined(
     weights: Sequence[Tensor], biases: Sequence[Tensor | None]
 ) -> Callable[[Tensor], Tensor]:
-    weight = torch.cat(weights) if len(weights) > 1 else weights[0]
+    weight = torch.cat(list(weights)) if len(weights) > 1 else weights[0]
     bias = None
     if any(item is not None for item in biases):
         zeros = [
