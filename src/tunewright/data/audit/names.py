@@ -11,7 +11,8 @@ import re
 _NAME = r"[A-ZÀ-ÖØ-Þ][\w'’-]{1,20}"
 _INTRODUCED = re.compile(
     rf"(?:[Mm]y name is|[Mm]y name's|[Tt]his is|[Ii]ch hei(?:ß|ss)e|[Mm]ein Name ist"
-    rf"|[Jj]e m'appelle|[Mm]e llamo|[Mm]i chiamo|[Mm]eu nome é|[Ii]k heet) ({_NAME}(?: {_NAME}){{1,2}})"
+    rf"|[Jj]e m'appelle|[Mm]e llamo|[Mm]i chiamo|[Mm]eu nome é"
+    rf"|[Ii]k heet) ({_NAME}(?: {_NAME}){{1,2}})"
 )
 _TITLED = re.compile(
     rf"\b(?:Mr|Mrs|Ms|Miss|Dr|Prof|Herr|Frau|Mme|Monsieur|Madame|Señor|Señora|Sr|Sra)\.? "

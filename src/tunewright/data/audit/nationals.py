@@ -16,7 +16,8 @@ Check = Callable[[str], bool]
 NEAR = 40
 """Characters before a number in which the word that names it may stand."""
 _OTHER_NUMBER = re.compile(
-    r"(?:\b(?:order|invoice|ticket|case|ref|reference|tracking|parcel|shipment|serial|sku|item|part|isbn"
+    r"(?:\b(?:order|invoice|ticket|case|ref|reference|tracking|parcel|shipment|serial|sku|item"
+    r"|part|isbn"
     r"|imei|model|version|booking|transaction|barcode|batch|lot|timestamp|phone|tel|mobile)|#)"
     r"(?:[\s:=(#.-]|\b(?:number|nr|no|id|code|is|was|of|the|my|your)\b)*$",
     re.IGNORECASE,

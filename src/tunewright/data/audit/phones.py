@@ -21,27 +21,36 @@ CANDIDATE = re.compile(
 )
 _EXTENSION = re.compile(r"[ ,]{0,2}(?:ext\.?|extension|x|#) ?\d{1,6}$", re.IGNORECASE)
 _PHONE_WORDS = re.compile(
-    r"\b(?:tel|telephone|phone|phones|cell|cellphone|mobile|mob|fax|whatsapp|call|calls|called|calling"
-    r"|ring|rings|dial|hotline|sms|text(?:ed)? (?:me|us|him|her|them)|reach(?:ed|able)?|landline|pager"
+    r"\b(?:tel|telephone|phone|phones|cell|cellphone|mobile|mob|fax|whatsapp|call|calls|called"
+    r"|calling"
+    r"|ring|rings|dial|hotline|sms|text(?:ed)? (?:me|us|him|her|them)|reach(?:ed|able)?|landline"
+    r"|pager"
     r"|voicemail"
-    r"|telefon|telefono|teléfono|téléphone|telefone|móvil|movil|celular|cellulare|handy|mobil|mobiel"
-    r"|portable|numéro|appele[rz]|llam[ae]r?|anrufen|ruf|rufnummer|bel|gsm|telefoon|puhelin|tlf|tlfn"
+    r"|telefon|telefono|teléfono|téléphone|telefone|móvil|movil|celular|cellulare|handy|mobil"
+    r"|mobiel"
+    r"|portable|numéro|appele[rz]|llam[ae]r?|anrufen|ruf|rufnummer|bel|gsm|telefoon|puhelin|tlf"
+    r"|tlfn"
     r"|ligue|chiamare|contact(?:ed)? (?:me|us|him|her|them)|my (?:new |old )?number(?: is)?)\b",
     re.IGNORECASE,
 )
 _OTHER_WORDS = (
-    r"order|orders|invoice|receipt|ticket|case|ref|reference|referenz|tracking|parcel|shipment|serial|sku|item"
-    r"|part|article|isbn|issn|ean|upc|gtin|doi|pmid|model|version|release|build|firmware|po|purchase"
-    r"|account|acct|konto|kontonummer|customer|client|member|membership|user|booking|confirmation|reservation"
+    r"order|orders|invoice|receipt|ticket|case|ref|reference|referenz|tracking|parcel|shipment"
+    r"|serial|sku|item"
+    r"|part|article|isbn|issn|ean|upc|gtin|doi|pmid|model|version|release|build|firmware|po"
+    r"|purchase"
+    r"|account|acct|konto|kontonummer|customer|client|member|membership|user|booking"
+    r"|confirmation|reservation"
     r"|policy|imei|iccid|hash|commit|id|code|pin|otp|vin|lot|batch|product|transaction|payment"
     r"|request|incident|claim|contract|licen[cs]e|permit|patent|vat|tax|flight|page|pages|line|row"
     r"|chapter|section|clause|paragraph|timestamp|date|dated|bestellung|bestellnummer|rechnung"
     r"|rechnungsnummer|auftrag|kundennummer|sendung|commande|facture|pedido|factura|ordine|fattura"
-    r"|barcode|card|zip|plz|postcode|postal|coordinates|lat|latitude|longitude|asset|docket|file|zone|port"
+    r"|barcode|card|zip|plz|postcode|postal|coordinates|lat|latitude|longitude|asset|docket|file"
+    r"|zone|port"
 )
 _OTHER = re.compile(
     rf"(?:\b(?:{_OTHER_WORDS})|#|№)"
-    r"(?:[\s:=(\"'*#.,-]|\b(?:number|numbers|nr|no|num|nummer|numéro|número|id|code|is|was|are|of|the|my|your"
+    r"(?:[\s:=(\"'*#.,-]|\b(?:number|numbers|nr|no|num|nummer|numéro|número|id|code|is|was|are"
+    r"|of|the|my|your"
     r"|our|says|with|for|and)\b)*$",
     re.IGNORECASE,
 )
@@ -55,7 +64,8 @@ _AREA_IN_BRACKETS = re.compile(r"\(\d{2,5}\)[ -]?\d{3,5}[ -]?\d{3,5}")
 # Country calling codes (ITU-T E.164), as prefixes.
 _CALLING = frozenset(
     str.split(
-        "1 7 20 27 30 31 32 33 34 36 39 40 41 43 44 45 46 47 48 49 51 52 53 54 55 56 57 58 60 61 62 63 "
+        "1 7 20 27 30 31 32 33 34 36 39 40 41 43 44 45 46 47 48 49 51 52 53 54 55 56 57 58 60 61 "
+        "62 63 "
         "64 65 66 81 82 84 86 90 91 92 93 94 95 98"
     )
 ) | {str(code) for code in (*range(211, 300), *range(350, 390), *range(420, 424),

@@ -1,8 +1,8 @@
 """Personal data replaced by placeholders that keep the meaning: <EMAIL_1>, <PHONE_2>.
 
 The one place where Tunewright redacts: `check --redact` uses it on files, serving on requests.
-Within one memory the same value always gets the same placeholder, so that prompt and completion of a row
-still speak of the same thing; `restore` puts the values back.
+Within one memory the same value always gets the same placeholder, so that prompt and completion of
+a row still speak of the same thing; `restore` puts the values back.
 """
 
 from __future__ import annotations
@@ -89,7 +89,8 @@ def _placeholder(kind: str, value: str, memory: Memory) -> str:
     return memory.placeholders[key]
 
 
-def _moved(text: str, output: tuple[str, ...] | tuple[Span, ...], kinds: Collection[str]) -> tuple:  # type: ignore[type-arg]
+def _moved(text: str, output: tuple[str, ...] | tuple[Span, ...], kinds: Collection[str]) -> tuple:
+    # type: ignore[type-arg]
     """Spans of a text at their places in the redacted text; labels as they are."""
     memory, edits = Memory(), []
     for match in PLACEHOLDER.finditer(text):

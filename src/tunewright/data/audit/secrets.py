@@ -44,7 +44,7 @@ _FORMATS = (
     r"eyJ[A-Za-z0-9_-]{8,}\.eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}",  # JSON Web Token
     r"v1\.0-[0-9a-f]{24}-[0-9a-f]{146}",  # Cloudflare
 )
-KEY = re.compile("|".join(rf"(?<![A-Za-z0-9_-]){item}" for item in _FORMATS))
+KEY = re.compile(rf"(?<![A-Za-z0-9_-])(?:{'|'.join(_FORMATS)})")
 PRIVATE_KEY = re.compile(
     r"-----BEGIN (?:[A-Z0-9]+ ){0,3}PRIVATE KEY(?: BLOCK)?-----"
     r"(?:(?!-----).)*(?:-----END [A-Z0-9 ]{0,40}-----)?",

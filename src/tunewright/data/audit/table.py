@@ -9,10 +9,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from tunewright.data.audit.broken import find_broken_text
 from tunewright.data.audit.classes import find_class_sizes, find_label_shift
+from tunewright.data.audit.language import find_other_languages
 from tunewright.data.audit.leaks import find_near_leaks
+from tunewright.data.audit.lengths import find_blank_answers, find_truncated
 from tunewright.data.audit.material import AuditMaterial
 from tunewright.data.audit.near import find_near_duplicates
+from tunewright.data.audit.privacy import find_personal_data
+from tunewright.data.audit.templates import find_missing_ends, find_template_traces
+from tunewright.data.audit.unsafe import find_unsafe_answers
 from tunewright.errors import RecipeError
 from tunewright.records import Finding
 
@@ -47,4 +53,12 @@ AUDITS: dict[str, Audit] = {
     "near_duplicates": find_near_duplicates,
     "class_sizes": find_class_sizes,
     "label_shift": find_label_shift,
+    "broken_text": find_broken_text,
+    "personal_data": find_personal_data,
+    "template_traces": find_template_traces,
+    "missing_ends": find_missing_ends,
+    "truncated": find_truncated,
+    "blank_answers": find_blank_answers,
+    "other_languages": find_other_languages,
+    "unsafe_answers": find_unsafe_answers,
 }
