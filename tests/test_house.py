@@ -21,6 +21,7 @@ FLOORS = (
     (
         "setup",
         "planning",
+        "checking",
         "validation",
         "trial",
         "confidence",

@@ -139,6 +139,18 @@ class ConsoleJournal(Journal):
         self._write(f"{what}: {time.monotonic() - started:.1f} s")
 
 
+class ProgressJournal(ConsoleJournal):
+    """A ConsoleJournal that shows progress alone: what is said stands in the answer anyway."""
+
+    def say(self, text: str) -> None:
+        """Keep a sentence off the screen."""
+        Journal.say(self, text)
+
+    def warn(self, text: str) -> None:
+        """Keep a warning for the answer, off the screen."""
+        Journal.warn(self, text)
+
+
 def _no_progress(done: float, note: str = "") -> None:
     """Nobody watches."""
 

@@ -47,6 +47,11 @@ WORDS = {"better": ("good", "▲"), "worse": ("bad", "▼"), "cannot tell": ("op
 
 def make_page(report: Report) -> str:
     """The whole of report.html."""
+    return render_page("report.html.j2", **_sections(report))
+
+
+def render_page(template: str, **values: Any) -> str:
+    """A page of web/templates with our style and script in it, and the policy that names them."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
@@ -60,8 +65,8 @@ def make_page(report: Report) -> str:
     environment.filters["begin"] = figures.begin
     environment.filters["code"] = breakable
     style, script = _resource("report.css"), _resource("report.js")
-    page = environment.get_template("report.html.j2").render(
-        **_sections(report),
+    page = environment.get_template(template).render(
+        **values,
         style=Markup(style),  # noqa: S704 - our own file
         script=Markup(script),  # noqa: S704 - our own file
         style_hash=_hash(style),

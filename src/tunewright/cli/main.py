@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from tunewright.cli.chat import chat
+from tunewright.cli.check import check
 from tunewright.cli.compare import compare
 from tunewright.cli.doctor import doctor
 from tunewright.cli.evaluate import evaluate
@@ -64,6 +65,7 @@ COMMANDS: tuple[Callable[..., Answer], ...] = (
     quickstart,
     init,
     plan,
+    check,
     train,
     evaluate,
     compare,

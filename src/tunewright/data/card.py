@@ -9,6 +9,7 @@ from typing import Any
 
 from tunewright.data.prepare import Prepared
 from tunewright.records import Example, Finding, Span
+from tunewright.store import to_plain
 
 NUM_BINS = 20
 SIDES = ("train", "validation", "test")
@@ -145,4 +146,9 @@ def _plain_finding(finding: Finding) -> dict[str, Any]:
         "rows": list(finding.rows),
         "places": list(finding.places),
         "dropped": finding.dropped,
+        **{
+            name: value
+            for name in ("scores", "suggestions", "counterparts", "clusters", "details")
+            if (value := to_plain(getattr(finding, name)))
+        },
     }

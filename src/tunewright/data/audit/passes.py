@@ -105,10 +105,16 @@ def answers_of(example: Example) -> Iterator[str]:
             yield turn.content
 
 
+def place_key(place: str) -> tuple[str, int, str]:
+    """What sorts places by file and line: "b.csv:9" before "b.csv:10"."""
+    name, _, line = place.partition(" ")[0].rpartition(":")
+    return (name, int(line), place) if line.isdigit() else (place, 0, place)
+
+
 def _finding(
     kind: str, wording: Wording, rows: dict[str, str], notes: dict[str, str], num_rows: int
 ) -> Finding:
-    places = tuple(rows)
+    places = tuple(sorted(rows, key=place_key))
     is_subject = (
         wording.subject_from is not None
         and num_rows >= 20
@@ -122,7 +128,7 @@ def _finding(
         kind,
         "info" if is_subject else wording.severity,
         f"{count(len(rows), 'row')} {wording.what} (first: {first}){remedy}",
-        rows=tuple(rows.values()),
+        rows=tuple(rows[place] for place in places),
         places=places,
         details={"share": len(rows) / max(1, num_rows)},
     )

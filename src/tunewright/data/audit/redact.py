@@ -89,8 +89,9 @@ def _placeholder(kind: str, value: str, memory: Memory) -> str:
     return memory.placeholders[key]
 
 
-def _moved(text: str, output: tuple[str, ...] | tuple[Span, ...], kinds: Collection[str]) -> tuple:
-    # type: ignore[type-arg]
+def _moved(
+    text: str, output: tuple[str, ...] | tuple[Span, ...], kinds: Collection[str]
+) -> tuple[str, ...] | tuple[Span, ...]:
     """Spans of a text at their places in the redacted text; labels as they are."""
     memory, edits = Memory(), []
     for match in PLACEHOLDER.finditer(text):
@@ -110,9 +111,9 @@ def _moved(text: str, output: tuple[str, ...] | tuple[Span, ...], kinds: Collect
                 return start + shift + (size if is_end else 0)
         return index + shift
 
-    return tuple(
-        item
-        if isinstance(item, str)
-        else Span(place(item.start, is_end=False), place(item.end, is_end=True), item.label)
+    moved = tuple(
+        Span(place(item.start, is_end=False), place(item.end, is_end=True), item.label)
         for item in output
+        if isinstance(item, Span)
     )
+    return moved or output

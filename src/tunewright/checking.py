@@ -1,0 +1,171 @@
+"""Whether data is fit to learn from: the plan behind `check` and the first stage of `train`.
+
+Reads and splits the data as training would, runs the audits over it, and describes it in a card.
+Nothing is changed here; cleaning.py writes what a person decided.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from tunewright import figures
+from tunewright.config import Recipe
+from tunewright.data.audit.material import AuditMaterial
+from tunewright.data.audit.table import AUDITS, run_audits
+from tunewright.data.card import make_card
+from tunewright.data.portrait import describe_portrait
+from tunewright.data.prepare import Prepared, prepare
+from tunewright.evaluate.baselines import Material, run_baselines
+from tunewright.evaluate.score import score
+from tunewright.journal import Journal
+from tunewright.metrics.table import metrics_for
+from tunewright.records import Example, Finding
+
+SEVERITIES = ("error", "warn", "info")
+SLOW_AUDITS = frozenset({"label_errors", "surprising_completions", "near_duplicates"})
+"""Left to `check`: on ten thousand rows they take more than the few seconds that `train` spends."""
+CHEAP_SYSTEMS = {
+    "classify": ("tfidf_linear", "nearest_neighbour", "majority"),
+    "regress": ("tfidf_linear", "nearest_neighbour", "mean"),
+    "tag": ("tfidf_linear", "majority"),
+    "generate": ("nearest_neighbour",),
+    "chat": ("nearest_neighbour",),
+}
+MAX_LEARNED_ROWS = 20_000
+MAX_ASKED_ROWS = 2_000
+
+
+@dataclass(frozen=True, slots=True)
+class Checkup:
+    """What a check came to. card: the data card as plain JSON values, findings included."""
+
+    prepared: Prepared
+    findings: tuple[Finding, ...]
+    card: dict[str, Any]
+
+    @property
+    def unfit(self) -> tuple[str, ...]:
+        """Why nothing good can be learned from these data; empty where they are fit."""
+        return tuple(item.message for item in self.findings if item.severity == "error")
+
+
+def check(
+    recipe: Recipe, journal: Journal, *, only: Iterable[str] | None = None, learn: bool = True
+) -> Checkup:
+    """Read, split and audit the data of a recipe, and make its card.
+
+    only: names of the audits to run, all by default. learn: also try cheap models on it.
+    Raises DataError where the data cannot be read at all.
+    """
+    prepared = prepare(recipe.data, recipe.task, journal)
+    found = audit(prepared, recipe, journal, only=only)
+    findings = tuple(rank_findings((*prepared.findings, *found)))
+    card = make_full_card(replace(prepared, findings=findings))
+    if learn:
+        card["learnability"] = try_cheap_models(prepared, recipe.training.seed, journal)
+    return Checkup(prepared, findings, card)
+
+
+def audit(
+    prepared: Prepared, recipe: Recipe, journal: Journal, *, only: Iterable[str] | None = None
+) -> list[Finding]:
+    """The findings of the audits on rows that were read and split."""
+    splits = prepared.splits
+    material = AuditMaterial(
+        layout=prepared.layout,
+        train=splits.train,
+        validation=splits.validation,
+        test=splits.test,
+        seed=recipe.training.seed,
+        journal=journal,
+    )
+    return run_audits(material, only=only)
+
+
+def audit_before_training(prepared: Prepared, recipe: Recipe, journal: Journal) -> Prepared:
+    """The same rows with the findings of the quick audits beside those of reading and splitting.
+
+    An audit that fails for a reason of its own costs no training run: it is told as a warning.
+    """
+    quick = [name for name in AUDITS if name not in SLOW_AUDITS]
+    try:
+        found = audit(prepared, recipe, journal, only=quick)
+    except Exception as error:
+        journal.warn(f"the data was not checked: {type(error).__name__}: {str(error)[:200]}")
+        return prepared
+    for finding in found:
+        if finding.severity == "info":
+            journal.say(finding.message)
+        else:
+            journal.warn(finding.message)
+    return replace(prepared, findings=(*prepared.findings, *found))
+
+
+def make_full_card(
+    prepared: Prepared, token_lengths: dict[str, Sequence[int]] | None = None
+) -> dict[str, Any]:
+    """card.json: counts, lengths, labels, findings, and what the texts are like."""
+    card = make_card(prepared, token_lengths)
+    card.update(describe_portrait(prepared.splits, prepared.findings))
+    return card
+
+
+def rank_findings(findings: Iterable[Finding]) -> list[Finding]:
+    """Errors first, then warnings, then the rest; in their own order within each."""
+    return sorted(findings, key=lambda item: SEVERITIES.index(item.severity))
+
+
+def try_cheap_models(prepared: Prepared, seed: int, journal: Journal) -> dict[str, Any] | None:
+    """What a linear model, the nearest neighbour and the commonest answer reach on held-out rows.
+
+    Keys: split, n, metric, scores by system ({value, ci95}), and `line`, the same in a sentence.
+    None where the task has no cheap model or there are no rows to ask.
+    """
+    splits, layout = prepared.splits, prepared.layout
+    systems = CHEAP_SYSTEMS.get(layout.task, ())
+    split, asked = ("test", splits.test) if splits.test else ("validation", splits.validation)
+    if not systems or not asked or not splits.train:
+        return None
+    material = Material(
+        task=layout.task,
+        labels=layout.labels,
+        multi_label=layout.multi_label,
+        train=_some(splits.train, MAX_LEARNED_ROWS),
+        test=_some(asked, MAX_ASKED_ROWS),
+        split=split,
+        seed=seed,
+        asker=None,
+        advance=lambda done: None,
+    )
+    metric = metrics_for(layout.task, splits.train + splits.test, layout.labels)[0]
+    answers = run_baselines(systems, material, journal)
+    scores = {
+        system: score(rows, (metric,), labels=layout.labels, seed=seed).metrics[metric]
+        for system, rows in answers.items()
+        if rows
+    }
+    if not scores:
+        return None
+    title = figures.metric_title(metric)
+    said = ", ".join(
+        f"{figures.system_title(system)} {figures.show_value(metric, item.value)} "
+        f"({figures.show_interval(metric, item.ci95)})"
+        for system, item in scores.items()
+    )
+    return {
+        "split": split,
+        "n": len(material.test),
+        "metric": metric,
+        "scores": {name: {"value": s.value, "ci95": list(s.ci95)} for name, s in scores.items()},
+        "line": f"without tuning, {title} on {len(material.test):,} {split} rows: {said}",
+    }
+
+
+def _some(rows: Sequence[Example], most: int) -> tuple[Example, ...]:
+    """At most `most` rows, chosen by id, which is a hash of the content."""
+    if len(rows) <= most:
+        return tuple(rows)
+    chosen = set(sorted(row.id for row in rows)[:most])
+    return tuple(row for row in rows if row.id in chosen)
