@@ -6,7 +6,7 @@ Nothing is changed here; cleaning.py writes what a person decided.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,6 +17,7 @@ from tunewright.data.audit.table import AUDITS, run_audits
 from tunewright.data.card import make_card
 from tunewright.data.portrait import describe_portrait
 from tunewright.data.prepare import Prepared, prepare
+from tunewright.errors import Refusal
 from tunewright.evaluate.baselines import Material, run_baselines
 from tunewright.evaluate.score import score
 from tunewright.journal import Journal
@@ -88,6 +89,7 @@ def audit_before_training(prepared: Prepared, recipe: Recipe, journal: Journal) 
     """The same rows with the findings of the quick audits beside those of reading and splitting.
 
     An audit that fails for a reason of its own costs no training run: it is told as a warning.
+    Raises Refusal where the data is unfit.
     """
     quick = [name for name in AUDITS if name not in SLOW_AUDITS]
     try:
@@ -95,16 +97,20 @@ def audit_before_training(prepared: Prepared, recipe: Recipe, journal: Journal) 
     except Exception as error:
         journal.warn(f"the data was not checked: {type(error).__name__}: {str(error)[:200]}")
         return prepared
-    for finding in found:
-        if finding.severity == "info":
-            journal.say(finding.message)
-        else:
-            journal.warn(finding.message)
+    unfit = [item.message for item in found if item.severity == "error"]
+    if unfit:
+        raise Refusal(
+            f"the data is unfit to learn from: {'; '.join(unfit)}; see `tunewright check`"
+        )
+    warned = [item for item in found if item.severity == "warn"]
+    if warned:
+        listed = ", ".join(f"{item.kind.replace('_', ' ')} ({len(item.rows)})" for item in warned)
+        journal.warn(f"data: {listed}; `tunewright check` and card.json name the rows")
     return replace(prepared, findings=(*prepared.findings, *found))
 
 
 def make_full_card(
-    prepared: Prepared, token_lengths: dict[str, Sequence[int]] | None = None
+    prepared: Prepared, token_lengths: Mapping[str, Sequence[int]] | None = None
 ) -> dict[str, Any]:
     """card.json: counts, lengths, labels, findings, and what the texts are like."""
     card = make_card(prepared, token_lengths)

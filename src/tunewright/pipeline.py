@@ -20,9 +20,9 @@ from typing import Any
 
 import torch
 
+from tunewright.checking import audit_before_training, make_full_card
 from tunewright.confidence import settle_confidence
 from tunewright.config import Recipe, dump_recipe, parse_recipe
-from tunewright.data.card import make_card
 from tunewright.data.prepare import Prepared, prepare
 from tunewright.data.preview import Preview, make_preview
 from tunewright.data.render import Row, render, target_tokens_lost
@@ -130,6 +130,7 @@ def _prepare(recipe: Recipe, folder: RunFolder, journal: Journal, resume: bool) 
         check_rivals(recipe)
         prepared = prepare(recipe.data, recipe.task, journal)
         choose_metrics(recipe, prepared)  # a wrong name is told before a weight is loaded
+        prepared = audit_before_training(prepared, recipe, journal)
         return make_setup(recipe, prepared, journal)
     except (UserError, Refusal):
         # Nothing was learned yet, so the mended recipe may start in the same place.
@@ -252,7 +253,7 @@ def _write_card(setup: Setup, rows: Sequence[Row], folder: RunFolder, journal: J
             f"{setup.rendering.max_length} and are not learned"
         )
     lengths = {"train": [row.num_tokens for row in rows]}
-    write_json(folder.card, make_card(setup.prepared, lengths))
+    write_json(folder.card, make_full_card(setup.prepared, lengths))
 
 
 def _log_step(folder: RunFolder, journal: Journal, step: StepLog) -> None:
