@@ -22,6 +22,8 @@ FLOORS = (
         "setup",
         "planning",
         "checking",
+        "exporting",
+        "model_card",
         "validation",
         "trial",
         "confidence",

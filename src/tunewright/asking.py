@@ -158,7 +158,16 @@ def open_chat(what: str) -> ChatSession:
     return ChatSession(_asker(base, manifest, base.task or "chat"))
 
 
-def _load(what: str) -> tuple[Base, Mapping[str, Any]]:
+def open_asker(what: str, *, precision: str | None = None) -> Asker:
+    """A run, adapter, folder or hub model, asked as it was trained. Raises ModelError, RunError.
+
+    precision: fp32 or bf16; None takes the one it was trained in.
+    """
+    base, manifest = _load(what, precision)
+    return _asker(base, manifest, base.task or "chat")
+
+
+def _load(what: str, precision: str | None = None) -> tuple[Base, Mapping[str, Any]]:
     """The model and what its tunewright.json says ({} for models made elsewhere)."""
     keep_freed_memory()
     device = pick_device()
@@ -168,7 +177,8 @@ def _load(what: str) -> tuple[Base, Mapping[str, Any]]:
         raise RunError(f"{what}: this run has no model yet; finish it with --resume")
     # Answers are judged in the precision that the model was trained in.
     manifest = (read_manifest(place) if place.is_dir() else None) or {}
-    dtype, _ = choose_precision(str(manifest.get("precision", "auto")), device)
+    wanted = precision or str(manifest.get("precision", "auto"))
+    dtype, _ = choose_precision(wanted, device)
     return load_tuned(str(place) if place.is_dir() else what, device=device, dtype=dtype), manifest
 
 

@@ -16,6 +16,7 @@ from tunewright.cli.check import check
 from tunewright.cli.compare import compare
 from tunewright.cli.doctor import doctor
 from tunewright.cli.evaluate import evaluate
+from tunewright.cli.export import export
 from tunewright.cli.init import init
 from tunewright.cli.output import Answer, run_command
 from tunewright.cli.plan import plan
@@ -70,6 +71,7 @@ COMMANDS: tuple[Callable[..., Answer], ...] = (
     evaluate,
     compare,
     report,
+    export,
     chat,
     runs,
     doctor,

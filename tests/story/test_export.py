@@ -1,0 +1,265 @@
+"""Tuned models in every form that other programs serve, and the gate that checks them."""
+
+import base64
+import http.server
+import json
+import os
+import random
+import subprocess
+import sys
+import threading
+from typing import ClassVar
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from tests.model_zoo import make_tiny
+
+from tunewright.config import make_recipe
+from tunewright.errors import ModelError, Refusal, RunError, UserError
+from tunewright.exporting import EXPORTERS, export_run
+from tunewright.journal import silence
+from tunewright.model.export import gguf as gguf_file
+from tunewright.pipeline import train
+
+QUESTIONS = {
+    "delivery": "where is my parcel",
+    "card": "the card was refused",
+    "account": "please close my account",
+}
+
+
+def rows_of(kind):
+    rng = random.Random(3)
+    words = ["please", "now", "today", "again", "really", "thanks", "my", "your", "the", "order"]
+    for _ in range(60):
+        label = rng.choice(list(QUESTIONS))
+        text = f"{QUESTIONS[label]} {' '.join(rng.sample(words, 4))}"
+        if kind == "classify":
+            yield {"text": text, "label": label}
+        elif kind == "chat":
+            yield {
+                "messages": [
+                    {"role": "user", "content": text},
+                    {"role": "assistant", "content": f"this is about the {label}"},
+                ]
+            }
+        else:
+            yield {"prompt": text, "completion": f"this is about the {label}"}
+
+
+@pytest.fixture(scope="session")
+def tuned(tmp_path_factory):
+    """Run folder of a tiny tuned model by (kind of base, task, method), trained once."""
+    made = {}
+
+    def run(base, task="generate", method="lora"):
+        key = (base, task, method)
+        if key not in made:
+            folder = tmp_path_factory.mktemp("tuned")
+            data = folder / "rows.jsonl"
+            data.write_text("".join(json.dumps(row) + "\n" for row in rows_of(task)))
+            recipe = make_recipe(
+                {
+                    "task": task,
+                    "base_model": str(make_tiny(base, folder / "base")),
+                    "data": {"train": str(data), "validation": 0.2, "test": 0.3},
+                    "adapter": {"method": method, "r": 4} if method == "lora" else {"method": method},
+                    "training": {
+                        "max_steps": 6, "num_threads": 1, "precision": "fp32", "batch_size": 8,
+                        "learning_rate": 0.02 if method == "lora" else 0.002, "max_length": 96,
+                    },
+                    "evaluation": {"baselines": [], "max_new_tokens": 12},
+                }
+            )  # fmt: skip
+            train(recipe, folder / "run", silence())
+            made[key] = folder / "run"
+        return made[key]
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("base", "task", "method", "to"),
+    [
+        ("llama", "chat", "lora", "adapter"),
+        ("llama", "chat", "lora", "merged"),
+        ("qwen3", "chat", "full", "merged"),
+        ("bert", "classify", "lora", "merged"),
+        ("llama", "chat", "lora", "vllm"),
+        ("qwen3", "chat", "full", "vllm"),
+    ],
+)
+def test_forms_for_transformers(tuned, tmp_path, base, task, method, to):
+    run = tuned(base, task, method)
+    exported = export_run(run, to, tmp_path / "out", silence())
+    assert all(parity.passed for parity in exported.parity)
+    assert max(parity.max_logit_difference for parity in exported.parity) < 1e-3
+    assert (tmp_path / "out" / "README.md").read_text().startswith("---\n")
+    assert json.loads((tmp_path / "out" / "parity.json").read_text())[0]["same_tokens"] is True
+    assert not list(tmp_path.glob(".out*"))
+
+
+@pytest.mark.parametrize(("base", "precision"), [("llama", "f16"), ("qwen3", "q8_0")])
+def test_gguf_answers_as_trained(tuned, tmp_path, base, precision):
+    """Read by transformers' own GGUF reader: greedy text, logits and tokenizer."""
+    exported = export_run(
+        tuned(base, "chat", "lora" if base == "llama" else "full"),
+        "gguf",
+        tmp_path / "out",
+        silence(),
+        precision=precision,
+    )
+    parity = exported.parity[0]
+    assert parity.passed and parity.same_tokens
+    if precision == "f16":
+        assert parity.same_text == 1.0
+
+
+def test_a_wrong_gguf_is_refused_and_nothing_left(tuned, tmp_path, monkeypatch):
+    """Without the reordering of queries and keys the file loads and writes nonsense."""
+    run = tuned("llama", "chat")
+    monkeypatch.setattr(gguf_file, "interleave", lambda tensor, heads: tensor)
+    with pytest.raises(Refusal, match="does not answer as trained"):
+        export_run(run, "gguf", tmp_path / "out", silence())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_llama3_scaling_of_the_rotary_frequencies():
+    """The same frequencies as transformers computes."""
+    rope = {
+        "rope_type": "llama3", "rope_theta": 500000.0, "factor": 8.0, "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0, "original_max_position_embeddings": 64,
+    }  # fmt: skip
+    config = transformers.LlamaConfig(
+        hidden_size=64, num_attention_heads=2, max_position_embeddings=256, rope_parameters=rope
+    )
+    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+    theirs, _ = ROPE_INIT_FUNCTIONS["llama3"](config, torch.device("cpu"))
+    plain = 500000.0 ** -(torch.arange(0, 32, 2, dtype=torch.float64) / 32)
+    ours = plain / gguf_file.llama3_factors(32, 500000.0, rope).double()
+    np.testing.assert_allclose(ours.numpy(), theirs.double().numpy(), rtol=1e-5)
+
+
+def test_onnx_labels_and_probabilities(tuned, tmp_path):
+    exported = export_run(tuned("bert", "classify", "full"), "onnx", tmp_path / "out", silence())
+    parity = exported.parity[0]
+    assert parity.checked_by == "onnxruntime" and parity.same_top == 1.0
+    assert parity.max_logit_difference < 1e-3
+    ours, theirs = parity.metrics["accuracy"]
+    assert ours == theirs
+
+
+def test_ollama_folder(tuned, tmp_path):
+    export_run(tuned("llama", "chat"), "ollama", tmp_path / "out", silence())
+    text = (tmp_path / "out" / "Modelfile").read_text()
+    assert text.startswith("FROM ./model-f16.gguf\n")
+    assert 'PARAMETER stop "<|eot_id|>"' in text
+    assert "{{ .Content }}" in text and "<|begin_of_text|>" not in text
+
+
+@pytest.mark.parametrize(
+    ("base", "task", "method", "to", "says"),
+    [
+        ("bert", "classify", "full", "gguf", "not written here"),
+        ("llama", "chat", "lora", "onnx", "is not an encoder"),
+        ("qwen3", "chat", "full", "adapter", "there is no adapter; --to merged"),
+        ("bert", "classify", "full", "vllm", "serves models that write text"),
+        ("mistral", "generate", "lora", "gguf", "no sliding window of 12"),
+        ("llama", "chat", "lora", "tape", "use one of adapter, merged"),
+    ],
+)
+def test_forms_that_do_not_fit_are_refused(tuned, tmp_path, base, task, method, to, says):
+    with pytest.raises((UserError, ModelError), match=says):
+        export_run(tuned(base, task, method), to, tmp_path / "out", silence())
+    assert not (tmp_path / "out").exists()
+
+
+def test_nothing_is_overwritten(tuned, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine.txt").write_text("keep")
+    with pytest.raises(RunError, match="exists already"):
+        export_run(tuned("llama", "chat"), "merged", tmp_path / "out", silence())
+    with pytest.raises(UserError, match="--precision q4"):
+        export_run(tuned("llama", "chat"), "gguf", tmp_path / "new", silence(), precision="q4")
+
+
+class Hub(http.server.BaseHTTPRequestHandler):
+    """As much of a model hub's HTTP as an upload needs; keeps what was committed."""
+
+    files: ClassVar[dict] = {}
+    created: ClassVar[list] = []
+
+    def do_POST(self):
+        if self.headers.get("Transfer-Encoding") == "chunked":
+            body = b""
+            while size := int(self.rfile.readline().strip(), 16):
+                body += self.rfile.read(size)
+                self.rfile.readline()
+            self.rfile.readline()
+        else:
+            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        path = self.path.split("?")[0]
+        here = f"http://127.0.0.1:{self.server.server_port}"
+        if path == "/api/repos/create":
+            values = json.loads(body)
+            self.created.append(values)
+            self.reply({"url": f"{here}/me/tuned", "name": "me/tuned"})
+        elif path.endswith("/preupload/main"):
+            names = [item["path"] for item in json.loads(body)["files"]]
+            modes = [{"path": n, "uploadMode": "regular", "shouldIgnore": False} for n in names]
+            self.reply({"files": modes})
+        elif path.endswith("/commit/main"):
+            for line in body.decode().splitlines():
+                item = json.loads(line)
+                if item["key"] == "file":
+                    value = item["value"]
+                    self.files[value["path"]] = base64.b64decode(value["content"])
+            commit = f"{here}/me/tuned/commit/{'a' * 40}"
+            self.reply({"commitUrl": commit, "commitOid": "a" * 40, "success": True})
+        else:
+            self.reply({}, 200)
+
+    def do_GET(self):
+        self.reply({"sha": "a" * 40, "siblings": [], "id": "me/tuned"})
+
+    def reply(self, value, status=200):
+        data = json.dumps(value).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, *arguments):
+        pass
+
+
+def test_upload_to_a_hub(tuned, tmp_path):
+    """The unmodified client against a local server; the files arrive whole."""
+    run = tuned("bert", "classify")
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    code = "from tunewright.cli.main import main; main()"
+    command = [sys.executable, "-c", code, "export", str(run), "--to", "hub", "--repo", "me/tuned"]
+    environment = {
+        **os.environ, "HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}", "HF_TOKEN": "hf_x",
+        "HF_HUB_DISABLE_XET": "1", "HF_HOME": str(tmp_path / "hf"), "HF_HUB_OFFLINE": "0",
+    }  # fmt: skip
+    done = subprocess.run(
+        [*command, "--out", str(tmp_path / "out"), "--json"],
+        env=environment, capture_output=True, text=True, check=False, timeout=240,
+    )  # fmt: skip
+    server.shutdown()
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["url"].endswith("a" * 40)
+    assert Hub.created[0].get("visibility") == "private" or Hub.created[0].get("private") is True
+    sent = Hub.files["adapter_model.safetensors"]
+    assert sent == (run / "model" / "adapter_model.safetensors").read_bytes()
+    assert Hub.files["README.md"].startswith(b"---\nbase_model")
+
+
+def test_every_form_is_documented():
+    assert set(EXPORTERS) == {"adapter", "merged", "gguf", "onnx", "ollama", "vllm", "hub"}
