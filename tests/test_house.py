@@ -15,7 +15,17 @@ REPO = Path(__file__).parents[1]
 SRC = REPO / "src" / "tunewright"
 FLOORS = (
     ("errors", "records"),
-    ("yaml_text", "config", "store", "journal", "prices", "cost", "defaults", "figures"),
+    (
+        "yaml_text",
+        "methods",
+        "config",
+        "store",
+        "journal",
+        "prices",
+        "cost",
+        "defaults",
+        "figures",
+    ),
     ("data", "model", "metrics"),
     ("train", "evaluate", "decide", "monitor", "providers", "report", "registry", "serve"),
     (

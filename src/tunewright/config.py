@@ -10,11 +10,13 @@ import difflib
 import io
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NoReturn, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
 from tunewright.errors import RecipeError
+from tunewright.methods import ALIASES, METHODS, SHARED_KEYS, Options
 from tunewright.records import Derived
 from tunewright.yaml_text import apply_override, dump_yaml, load_yaml
 
@@ -56,12 +58,8 @@ PEERS_NAMES = {
 Share = Annotated[float, Field(ge=0.0, lt=1.0)]
 
 
-class Section(BaseModel):
+class Section(Options):
     """A part of the recipe; frozen, and strict about its keys."""
-
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, use_attribute_docstrings=True, protected_namespaces=()
-    )
 
 
 class Columns(Section):
@@ -112,20 +110,106 @@ class DataSection(Section):
 
 
 class AdapterSection(Section):
-    """What is trained: all weights, or a low-rank addition."""
+    """What is trained: all weights, or an addition to frozen ones. Options of the one method that
+    is chosen (methods.py) stand here too, and are checked against it."""
 
-    method: Literal["auto", "full", "lora"] = "auto"
-    """auto: full for small encoders, lora otherwise."""
+    model_config = ConfigDict(extra="allow")
+
+    method: str = "auto"
+    """auto: full for small encoders, lora otherwise. Others: see docs/methods.md."""
     r: Annotated[int, Field(ge=1, le=4096)] | Auto = "auto"
     """Rank of the low-rank addition."""
     alpha: Annotated[float, Field(gt=0)] | Auto = "auto"
     """Scale: the addition is multiplied by alpha / r."""
     dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
-    """Dropout on the input of the low-rank addition."""
+    """Dropout on the input of the addition."""
     target_modules: str | tuple[str, ...] = "all-linear"
-    """all-linear, or names (ends of module paths)."""
-    quantization: Literal["none"] = "none"
-    """Precision in which frozen weights are held."""
+    """all-linear; or names (ends of module paths), patterns with *, or re:REGEX of whole paths."""
+    exclude_modules: str | tuple[str, ...] = ()
+    """Names or patterns, as above, of modules that stay as they are."""
+    modules_to_save: tuple[str, ...] = ()
+    """Modules that are trained and saved whole beside the addition."""
+    new_tokens: tuple[str, ...] = ()
+    """Tokens to add to the tokenizer; their embeddings are learned."""
+    quantization: Literal["none", "nf4", "int8"] | Auto = "auto"
+    """Precision in which frozen weights are held; auto: nf4 for qlora and loftq, else none."""
+
+    @model_validator(mode="after")
+    def _options_belong_to_method(self) -> Self:
+        check_options(self)
+        return self
+
+    @property
+    def options(self) -> Options:
+        """The chosen method's own options, defaults filled in."""
+        kind = METHODS[self.method].options
+        extra = (self.__pydantic_extra__ or {}).items()
+        return kind.model_validate({k: v for k, v in extra if k in kind.model_fields})
+
+    @property
+    def held_in(self) -> str:
+        """Precision of frozen weights: none, nf4 or int8."""
+        if self.quantization != "auto":
+            return self.quantization
+        return METHODS[self.method].quantization if self.method in METHODS else "none"
+
+
+def check_options(adapter: AdapterSection) -> None:
+    """Raise an error that names the key unless everything that is set belongs to the method."""
+    name, extra = adapter.method, dict(adapter.__pydantic_extra__ or {})
+    if name == "auto":
+        if extra:
+            _wrong_option(next(iter(extra)), "belongs to one method; set adapter.method as well")
+        return
+    if name not in METHODS:
+        near = ALIASES.get(name) or next(iter(difflib.get_close_matches(name, METHODS, n=1)), None)
+        hint = f"did you mean {near}? " if near else ""
+        _wrong_option("method", f"is {name!r}; {hint}there are auto, {', '.join(METHODS)}")
+    method = METHODS[name]
+    own = method.options.model_fields
+    for key in extra:
+        if key in own:
+            continue
+        takers = [other for other, item in METHODS.items() if key in item.options.model_fields]
+        if takers:
+            _wrong_option(key, f"is an option of {', '.join(takers)}, not of {name}; take it out")
+        known = [*own, *(k for k in SHARED_KEYS if k in method.takes)]
+        _unknown_option(key, known)
+    for key in SHARED_KEYS:
+        default = AdapterSection.model_fields[key].default
+        value = getattr(adapter, key)
+        if (key, value) == _NOT_HELD or (method.weights and key in _SWITCHED_OFF):
+            continue
+        if key not in method.takes and value != default:
+            _wrong_option(key, f"means nothing for method {name}; take it out")
+    try:
+        method.options.model_validate(extra)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = str(first["loc"][0]) if first["loc"] else "method"
+        _wrong_option(key, f"is {first['input']!r:.80}; {_wish(first)}")
+
+
+_NOT_HELD = ("quantization", "none")
+# A recipe for an adapter becomes one for full tuning by its method alone.
+_SWITCHED_OFF = frozenset({"r", "alpha", "dropout", "target_modules"})
+
+
+def _wrong_option(key: str, message: str) -> NoReturn:
+    raise PydanticCustomError("adapter_option", "{text}", {"key": f"adapter.{key}",
+                              "text": f"adapter.{key} {message}"})  # fmt: skip
+
+
+def _unknown_option(key: str, known: list[str]) -> NoReturn:
+    if key in PEERS_NAMES:
+        hint = f"here it is called {PEERS_NAMES[key]}"
+    else:
+        near = difflib.get_close_matches(key, [*known, "method"], n=1, cutoff=0.5)
+        elsewhere = [name for name, _, _ in field_help() if name.split(".")[-1] == key]
+        hint = f"did you mean {(elsewhere or near)[0]}?" if elsewhere or near else ""
+        hint = hint or f"known here: {', '.join(['method', *known])}"
+    text = f"unknown key adapter.{key}; {hint}"
+    raise PydanticCustomError("adapter_option", "{text}", {"key": f"adapter.{key}", "text": text})
 
 
 class TrainingSection(Section):
@@ -342,6 +426,13 @@ def field_help(section: type[Section] = Recipe, prefix: str = "") -> list[tuple[
 
 def _explain(error: ValidationError, place: str, lines: Mapping[str, int]) -> str:
     problem = min(error.errors(), key=lambda item: item["type"] != "extra_forbidden")
+    if problem["type"] == "adapter_option":
+        key = str(problem["ctx"]["key"])
+        return (
+            f"{place}:{lines[key]}: {problem['msg']}"
+            if key in lines
+            else f"{place}: {problem['msg']}"
+        )
     location = [str(part) for part in problem["loc"]]
     key_path = _real_keys(location)
     key = ".".join(key_path)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from tunewright.config import Recipe, with_values
+from tunewright.methods import METHODS
 from tunewright.records import Derived
 
 SMALL_MODEL = 200_000_000
@@ -20,6 +21,14 @@ FULL_RATE_AT_384 = 1.5e-4
 HEAD_RATE = 1e-3
 LORA_OVER_FULL = 10.0
 """LoRA wants about ten times the learning rate of full tuning (LoRA Without Regret, 2025)."""
+USUAL_RANKS = {"vera": 256, "loha": 8, "lokr": 8, "adalora": 12}
+"""Ranks that mean something else than LoRA's."""
+RATE_OVER_LORA = {
+    "lora_plus": 0.5, "vera": 10.0, "adalora": 4.0, "oft": 1.0, "boft": 1.0, "loha": 1.0,
+    "lokr": 2.0, "ia3": 10.0, "ln_tuning": 4.0, "prompt_tuning": 20.0, "prefix_tuning": 10.0,
+}  # fmt: skip
+"""Learning rate over LoRA's, as the sweep behind docs/methods.md found them."""
+MOST_RATE = 5e-2
 PASSES_TIMES_ROOT = 600
 MAX_BATCH_TOKENS_CPU = 8192
 MAX_BATCH_TOKENS_CPU_DECODER = 2048
@@ -66,9 +75,11 @@ def fill_defaults(recipe: Recipe, facts: Facts) -> tuple[Recipe, tuple[Derived, 
         return choice[0]
 
     method = settle("adapter.method", _method(facts))
-    if method != "full":
-        rank = settle("adapter.r", _rank(facts))
-        settle("adapter.alpha", (2.0 * rank, "twice the rank"))
+    takes = METHODS[method].takes
+    if "r" in takes:
+        rank = settle("adapter.r", _rank(facts, method))
+        if "alpha" in takes:
+            settle("adapter.alpha", (2.0 * rank, "twice the rank"))
     rate = settle("training.learning_rate", _learning_rate(facts, method))
     settle("training.head_learning_rate", _head_rate(facts, rate))
     batch_size = settle("training.batch_size", _batch_size(facts))
@@ -87,7 +98,9 @@ def _method(facts: Facts) -> tuple[str, str]:
     return "lora", f"{millions:.0f}M parameters: an adapter needs a fraction of the memory"
 
 
-def _rank(facts: Facts) -> tuple[int, str]:
+def _rank(facts: Facts, method: str) -> tuple[int, str]:
+    if method in USUAL_RANKS:
+        return USUAL_RANKS[method], f"usual for {method}"
     rank = 16 if facts.num_rows < 20_000 else 32
     return rank, f"{facts.num_rows} rows: rank {rank} holds what they teach"
 
@@ -102,10 +115,14 @@ def _learning_rate(facts: Facts, method: str) -> tuple[float, str]:
     else:
         # The published fit for Llama shapes, held within the range that was measured.
         rate = min(1e-3, 5e-5 * (2000 / width) ** 0.781)
-    if method == "full":
+    if METHODS[method].weights:
         reason = f"full tuning of a {facts.kind} {width} wide on {facts.num_rows} rows"
         return _two_digits(rate), reason
     rate = min(2e-3, LORA_OVER_FULL * rate)
+    if method in RATE_OVER_LORA:
+        ratio = RATE_OVER_LORA[method]
+        rate = min(MOST_RATE, ratio * rate)
+        return _two_digits(rate), f"{method}: {ratio:g} times what LoRA wants (docs/methods.md)"
     return _two_digits(rate), f"LoRA on a {facts.kind} {width} wide: ten times the full-tuning rate"
 
 

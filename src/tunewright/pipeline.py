@@ -64,7 +64,7 @@ from tunewright.store import (
 )
 from tunewright.train.head import start_head
 from tunewright.train.loop import Evaluation, Fitted, fit
-from tunewright.train.objectives import OBJECTIVES
+from tunewright.train.objectives import OBJECTIVES, Objective, with_penalty
 from tunewright.validation import make_evaluate
 
 QUICKSTART = """\
@@ -197,8 +197,8 @@ def _with_earlier_reasons(setup: Setup, folder: RunFolder) -> Setup:
 
 def _train_model(setup: Setup, folder: RunFolder, journal: Journal, resume: bool) -> Fitted:
     """Tune, and leave model/ with the best weights."""
-    tuning = open_model(setup, journal)
     rows = setup.standardised(render(setup.prepared.splits.train, setup.rendering))
+    tuning = open_model(setup, journal, rows=rows)
     _write_card(setup, rows, folder, journal)
     training = setup.recipe.training
     journal.trackers = [
@@ -216,7 +216,7 @@ def _train_model(setup: Setup, folder: RunFolder, journal: Journal, resume: bool
         rows,
         replace(tuning.plan, fitted_start=mixing),
         training,
-        objective=OBJECTIVES[setup.objective],
+        objective=_objective(setup, tuning.base),
         evaluate=make_evaluate(setup, tuning.base, choose_metrics(setup.recipe, setup.prepared)),
         checkpoints=folder.checkpoints,
         log_step=partial(_log_step, folder, journal),
@@ -234,6 +234,13 @@ def _train_model(setup: Setup, folder: RunFolder, journal: Journal, resume: bool
     )
     _free(tuning.base)
     return replace(fitted, weights={})
+
+
+def _objective(setup: Setup, base: Base) -> Objective:
+    """What is minimised, with the penalty that the adapter's method brings along."""
+    objective = OBJECTIVES[setup.objective]
+    companion = base.companion
+    return objective if companion is None else with_penalty(objective, companion.penalty)
 
 
 def _free(base: Base) -> None:

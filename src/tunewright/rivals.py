@@ -21,7 +21,7 @@ from tunewright.evaluate.baselines import (
 )
 from tunewright.journal import Journal
 from tunewright.metrics.table import metrics_for
-from tunewright.model.load import load_base
+from tunewright.model.load import add_tokens, load_base
 from tunewright.records import Example, Prediction
 from tunewright.setup import Setup, open_model
 from tunewright.train.loop import fit
@@ -52,6 +52,7 @@ def answer_with_rivals(
         trust_remote_code=recipe.trust_remote_code,
         seed=recipe.training.seed,
     )
+    add_tokens(base, recipe.adapter.new_tokens)
     names = recipe.evaluation.baselines
     if names == "auto":
         has_columns = any(example.columns for example in setup.prepared.splits.train)

@@ -26,7 +26,9 @@ from tunewright.defaults import Facts, fill_defaults
 from tunewright.errors import DataError, ModelError, RecipeError, Refusal
 from tunewright.evaluate.predict import Asker, Scale
 from tunewright.journal import Journal
-from tunewright.model.adapters import attach, head_modules, trainable_parameters
+from tunewright.methods import METHODS, LowRank
+from tunewright.model.adapters.table import attach, trainable_parameters
+from tunewright.model.adapters.targets import head_modules
 from tunewright.model.decoder import make_fast
 from tunewright.model.device import (
     available_memory,
@@ -36,10 +38,11 @@ from tunewright.model.device import (
     matmul_flops_per_s,
     pick_device,
 )
-from tunewright.model.load import Base, bio_names, load_base, longest_input
+from tunewright.model.load import Base, add_tokens, bio_names, load_base, longest_input
 from tunewright.model.pooling import add_mean_pooling, wants_mean_pooling
 from tunewright.model.tokenizer import unknown_pieces
 from tunewright.records import Derived, Example
+from tunewright.train.activations import start_from_activations
 from tunewright.train.head import find_head
 from tunewright.train.loop import Plan
 from tunewright.train.optimize import Rates
@@ -175,8 +178,13 @@ def make_setup(recipe: Recipe, prepared: Prepared, journal: Journal) -> Setup:
     return Setup(filled, derived, prepared, rendering, scale, device, dtype, forecast, base)
 
 
-def open_model(setup: Setup, journal: Journal, *, random_init: bool = False) -> Tuning:
-    """The base in memory, its adapter attached, and the plan of its training."""
+def open_model(
+    setup: Setup, journal: Journal, *, rows: Sequence[Row] = (), random_init: bool = False
+) -> Tuning:
+    """The base in memory, its adapter attached, and the plan of its training.
+
+    rows: for methods that start from what they hold.
+    """
     recipe = setup.recipe
     base = setup.base
     if random_init:
@@ -185,7 +193,10 @@ def open_model(setup: Setup, journal: Journal, *, random_init: bool = False) -> 
     if adapter.method == "full" and not random_init and _pools_by_mean(recipe, base):
         add_mean_pooling(base, recipe.training.seed)
     heads = head_modules(base)
-    base = attach(base, adapter.method, seed=recipe.training.seed, **_low_rank(adapter))
+    base = attach(base, adapter.method, seed=recipe.training.seed, **_shared_keys(adapter))
+    if isinstance(adapter.options, LowRank) and adapter.options.init == "eva":
+        pad_id = int(base.tokenizer.pad_token_id or 0)
+        start_from_activations(base, adapter.options, rows, pad_id, recipe.training.seed)
     if recipe.training.activation_checkpointing == "on":
         base.plain.gradient_checkpointing_enable()
     parameters = trainable_parameters(base.model)
@@ -246,7 +257,7 @@ def _load(
     random_init: bool = False,
 ) -> Base:
     layout = prepared.layout
-    return load_base(
+    base = load_base(
         recipe.base_model,
         task=layout.task,
         labels=layout.labels,
@@ -259,6 +270,8 @@ def _load(
         random_init=random_init,
         seed=recipe.training.seed,
     )
+    add_tokens(base, recipe.adapter.new_tokens)
+    return base
 
 
 def _rendering(recipe: Recipe, prepared: Prepared, base: Base, *, max_length: int) -> Rendering:
@@ -371,15 +384,11 @@ def _scale(prepared: Prepared) -> Scale:
     return Scale(float(values.mean()), deviation if deviation > 0 else 1.0)
 
 
-def _low_rank(adapter: AdapterSection) -> dict[str, Any]:
-    if adapter.method == "full":
-        return {}
-    return {
-        "r": adapter.r,
-        "alpha": adapter.alpha,
-        "dropout": adapter.dropout,
-        "target_modules": adapter.target_modules,
-    }
+def _shared_keys(adapter: AdapterSection) -> dict[str, Any]:
+    """What `attach` is told: the keys that mean something to the method, and its own options."""
+    takes = METHODS[adapter.method].takes - {"quantization"}
+    shared = {key: getattr(adapter, key) for key in takes}
+    return {**{k: v for k, v in shared.items() if v != "auto"}, "options": adapter.options}
 
 
 def _is_head(name: str, heads: Sequence[str], base: Base) -> bool:
@@ -402,6 +411,8 @@ def _plan(setup: Setup, base: Base, head_names: frozenset[str]) -> Plan:
         eval_steps=training.eval_steps,
         rates=Rates(rate, head_rate),
         head_names=head_names,
+        rate_ratios=dict.fromkeys(base.fast_names, base.rate_ratio),
+        companion=base.companion,
         pad_id=int(tokenizer.pad_token_id or 0),
         mask_id=tokenizer.mask_token_id,
         special_ids=frozenset(int(i) for i in tokenizer.all_special_ids),

@@ -7,7 +7,8 @@ from transformers.pytorch_utils import Conv1D
 
 from model_zoo import DECODERS, KINDS
 from tunewright.errors import ModelError
-from tunewright.model.adapters import ADAPTERS, attach, trainable_parameters
+from tunewright.methods import METHODS
+from tunewright.model.adapters.table import ADAPTERS, attach, trainable_parameters
 from tunewright.model.load import load_base
 
 LABELS = ("card", "transfer")
@@ -88,7 +89,7 @@ def test_mistakes_name_the_nearest_real_thing(tiny):
         attach(base, "lora", target_modules="qproj")
     with pytest.raises(ModelError, match="empty"):
         attach(base, "lora", target_modules=())
-    with pytest.raises(ModelError, match="'lorra' unknown; use full or lora"):
+    with pytest.raises(ModelError, match="'lorra' unknown; use full, freeze, lora"):
         attach(base, "lorra")
     tuned = attach(base, "lora")
     with pytest.raises(ModelError, match="attached already"):
@@ -100,4 +101,4 @@ def test_full_trains_everything_with_embeddings(tiny):
     parameters = trainable_parameters(base.model)
     assert sum(p.numel() for _, p in parameters) == base.num_parameters
     assert any("embed_tokens" in name for name, _ in parameters)
-    assert list(ADAPTERS) == ["full", "lora"]
+    assert list(ADAPTERS) == list(METHODS)

@@ -13,7 +13,7 @@ from urllib.parse import unquote
 import pytest
 
 from tunewright.errors import ModelError
-from tunewright.model.adapters import attach
+from tunewright.model.adapters.table import attach
 from tunewright.model.catalog import EMBEDDED, resolve_model
 from tunewright.model.load import load_base
 from tunewright.model.weights import save_tuned

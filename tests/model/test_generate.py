@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from model_zoo import DECODERS
 from tunewright.errors import ModelError
 from tunewright.model import generate as g
-from tunewright.model.adapters import attach, trainable_parameters
+from tunewright.model.adapters.table import attach, trainable_parameters
 from tunewright.model.generate import (
     generate_answers,
     score_completions,

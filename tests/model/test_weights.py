@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from model_zoo import DECODERS, KINDS
 from tunewright.errors import DiskFull, ModelError, RunError
-from tunewright.model.adapters import attach, trainable_parameters
+from tunewright.model.adapters.table import attach, trainable_parameters
 from tunewright.model.load import load_base
 from tunewright.model.weights import load_tuned, merged_state, read_manifest, save_tuned
 

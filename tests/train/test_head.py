@@ -7,7 +7,7 @@ from tests.model_zoo import make_tiny
 
 from tunewright.data.batch import make_batch, model_inputs
 from tunewright.data.render import Row
-from tunewright.model.adapters import attach, trainable_parameters
+from tunewright.model.adapters.table import attach, trainable_parameters
 from tunewright.model.load import load_base
 from tunewright.model.pooling import add_mean_pooling, wants_mean_pooling
 from tunewright.train.head import find_head, scale_outputs, start_head

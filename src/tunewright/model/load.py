@@ -10,7 +10,7 @@ import difflib
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from logging import ERROR
 from pathlib import Path
 from typing import Any, Literal
@@ -42,8 +42,11 @@ class Base:
     labels: class names (classify), entity names without B-/I- (tag), else ().
     fresh: names of parameters that the checkpoint did not hold: a new head.
     default_template: the tokenizer had no chat template and was given ours.
-    adapter: what adapters.attach did: "full", "lora", or None before it.
-    dtype: of the weights.
+    adapter: the method that adapters.attach put on, "full" and "lora" among them; None before it.
+    dtype: of the weights; quantization: in which frozen linear layers are held (none, nf4, int8).
+    companion: what its method does beside the gradient, after every update (AdaLoRA), or None.
+    fast_names: parameters that learn at rate_ratio times the rate. first_state: A and B as PiSSA
+    started them, which its saved form needs.
     """
 
     model: Any
@@ -60,6 +63,16 @@ class Base:
     fresh: tuple[str, ...] = ()
     default_template: bool = False
     adapter: str | None = None
+    quantization: str = "none"
+    companion: Any = None
+    fast_names: frozenset[str] = frozenset()
+    rate_ratio: float = 1.0
+    first_state: dict[str, torch.Tensor] = field(default_factory=dict)
+
+    @property
+    def is_adapted(self) -> bool:
+        """True where PEFT layers lie on the plain model."""
+        return hasattr(self.model, "peft_config")
 
     @property
     def plain(self) -> Any:
@@ -139,6 +152,8 @@ def load_source(
                 missing = tuple(sorted({*missing, *_label_sized(model, config.num_labels)}))
             _init_fresh(model, missing, seed)
         _give_generation_config(model, ground.path, tokenizer)
+        if source.is_adapter:  # it may have brought tokens that its base lacks
+            _grow_embeddings(model, len(tokenizer))
         if source.is_adapter and merge and not random_init:
             model, missing = _merge_adapter(model, source, tuple(labels), missing)
         model = model.to(device).eval()
@@ -157,6 +172,26 @@ def load_source(
         fresh=missing,
         default_template=default_template,
     )
+
+
+def add_tokens(base: Base, tokens: Sequence[str]) -> None:
+    """Make each of `tokens` one token; its embedding starts as the mean of all others."""
+    base.tokenizer.add_tokens([t for t in tokens if t not in base.tokenizer.get_vocab()])
+    if _grow_embeddings(base.plain, len(base.tokenizer)):
+        base.num_parameters = sum(p.numel() for p in base.plain.parameters())
+
+
+def _grow_embeddings(model: Any, num_tokens: int) -> bool:
+    """Add rows of the mean until there is one for every token; whether any was needed."""
+    before = model.get_input_embeddings().weight.shape[0]
+    if num_tokens <= before:
+        return False
+    model.resize_token_embeddings(num_tokens, mean_resizing=False)
+    layers = (model.get_input_embeddings(), model.get_output_embeddings())
+    with torch.no_grad():
+        for weight in {id(x.weight): x.weight for x in layers if x is not None}.values():
+            weight[before:] = weight[:before].float().mean(dim=0).to(weight.dtype)
+    return True
 
 
 def bio_names(labels: Sequence[str]) -> tuple[str, ...]:
@@ -403,18 +438,25 @@ def _merge_adapter(
     model: Any, source: ModelSource, labels: tuple[str, ...], missing: tuple[str, ...]
 ) -> tuple[Any, tuple[str, ...]]:
     """Fold a saved adapter into its base; its head too, where the labels are the same."""
-    import peft
     from safetensors.torch import load_file
 
+    from tunewright.model.peft_quietly import peft
+
     config = peft.PeftConfig.from_pretrained(str(source.path))
+    if config.is_prompt_learning:
+        raise ModelError(
+            f"{source.path}: vectors before the input cannot be merged into weights, so nothing "
+            f"can go on from them; start from {source.base.reference if source.base else 'a base'}"
+        )
     state: Mapping[str, torch.Tensor] = load_file(source.weights[0])
     path = source.path / MANIFEST
     known = safety.read_model_json(path).get("labels") if path.exists() else None
     keep_head = known is not None and tuple(known) == labels
     if not keep_head:
+        whole = tuple(config.modules_to_save or ())
         config.modules_to_save = None
         config.task_type = None
-        state = {name: tensor for name, tensor in state.items() if ".lora_" in name}
+        state = {n: t for n, t in state.items() if not any(f".{name}." in n for name in whole)}
     adapted = peft.PeftModel(model, config)
     peft.set_peft_model_state_dict(adapted, dict(state))
     merged = adapted.merge_and_unload()  # type: ignore[operator]

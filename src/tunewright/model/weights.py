@@ -6,6 +6,7 @@ labels, and the base with its SHA-256, so that an adapter never ends up on other
 
 from __future__ import annotations
 
+import copy
 import os
 import shutil
 from collections.abc import Iterator, Mapping
@@ -14,16 +15,18 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import peft
 import torch
-from peft.tuners.lora import LoraLayer
 from safetensors.torch import save_file
 
 from tunewright.errors import DiskFull, ModelError, TunewrightError
+from tunewright.methods import METHODS
 from tunewright.model import safety
+from tunewright.model.adapters.lora import as_plain_lora
+from tunewright.model.adapters.prompts import is_prompt, put_before_input
 from tunewright.model.catalog import MANIFEST, ModelSource, resolve_model
 from tunewright.model.device import is_out_of_memory
 from tunewright.model.load import Base, load_source, quiet
+from tunewright.model.peft_quietly import peft
 from tunewright.store import naming_disk_errors, sync_folder, write_json
 
 FORMAT = 1
@@ -81,7 +84,10 @@ def load_tuned(
     )  # fmt: skip
     if source.is_adapter:
         base.model = _put_adapter(base.model, source).to(device).eval()
-        base.adapter, base.fresh = "lora", ()
+        method = known.get("method")
+        base.adapter, base.fresh = method if method in METHODS else "lora", ()
+        if is_prompt(base.model):
+            put_before_input(base.model)
     else:
         base.adapter = "full"
     base.default_template = bool(known.get("default_template", False))
@@ -97,11 +103,19 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
 def merged_state(
     model: Any, state: Mapping[str, torch.Tensor] | None = None
 ) -> dict[str, torch.Tensor]:
-    """Weights with every low-rank addition folded in, under the names of the plain model.
+    """Weights with the adapter folded in, under the names of the plain model.
 
     Computed in float32 and rounded once to the weight's own dtype; the model is not changed.
+    Raises ModelError for methods that no plain weights can stand for.
     """
     full = _full_state(model, state or {})
+    if is_prompt(model):
+        raise ModelError(
+            "merge: vectors before the input cannot be folded into weights; keep the adapter, or "
+            "tune with lora"
+        )
+    if not _is_plain_lora(model):
+        return _merged_by_peft(model, full)
     out: dict[str, torch.Tensor] = {}
     for name, tensor in full.items():
         if ".lora_" in name or ".original_module." in name:
@@ -109,7 +123,7 @@ def merged_state(
         plain = name.removeprefix(_PREFIX).replace(".base_layer.", ".")
         out[plain.replace(".modules_to_save.default.", ".")] = tensor
     for name, module in model.base_model.model.named_modules():
-        if isinstance(module, LoraLayer) and "default" in module.lora_A:
+        if isinstance(module, peft.tuners.lora.LoraLayer) and "default" in module.lora_A:
             down = full[f"{_PREFIX}{name}.lora_A.default.weight"].float()
             up = full[f"{_PREFIX}{name}.lora_B.default.weight"].float()
             delta = (up @ down) * module.scaling["default"]
@@ -117,6 +131,28 @@ def merged_state(
                 delta = delta.T
             weight = out[f"{name}.weight"]
             out[f"{name}.weight"] = (weight.float() + delta).to(weight.dtype)
+    return out
+
+
+def _is_plain_lora(model: Any) -> bool:
+    """W + scale B A on linear layers, and nothing else."""
+    config = model.peft_config["default"]
+    if config.peft_type != peft.PeftType.LORA or config.use_dora:
+        return False
+    return not config.trainable_token_indices
+
+
+def _merged_by_peft(model: Any, full: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    whole = copy.deepcopy(model).float()
+    whole.load_state_dict({name: tensor.float() for name, tensor in full.items()}, strict=False)
+    merged = whole.merge_and_unload()
+    kinds = {n: p.dtype for n, p in model.get_base_model().state_dict().items()}
+    out = dict(merged.state_dict())
+    for name, tensor in out.items():
+        kind = kinds.get(name) or next(
+            (k for n, k in kinds.items() if n.replace(".base_layer.", ".") == name), None
+        )
+        out[name] = tensor.to(kind) if kind is not None and kind.is_floating_point else tensor
     return out
 
 
@@ -134,26 +170,39 @@ def _full_state(model: Any, state: Mapping[str, torch.Tensor]) -> dict[str, torc
 
 
 def _save_weights(base: Base, folder: Path, state: dict[str, torch.Tensor]) -> str:
-    """Write weights and config; returns what they are, "lora" or "full"."""
-    if base.adapter != "lora":
+    """Write weights and config; returns the method, or "full" where whole weights were written."""
+    if not base.is_adapted:
         base.model.save_pretrained(folder, state_dict=state)
         _note_dtype(folder, state)
         return "full"
     if base.source.is_adapter:  # the base exists only merged in memory, so it is saved along
         base.plain.save_pretrained(folder, state_dict=merged_state(base.model, state))
         return "full"
-    tensors = peft.get_peft_model_state_dict(
-        base.model, state_dict=state, save_embedding_layers=False
-    )
+    config = copy.deepcopy(base.model.peft_config["default"])
+    if base.first_state:
+        state = as_plain_lora(state, base.first_state, config)
+    tensors = _adapter_tensors(base.model, state)
     cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     save_file(cpu, folder / "adapter_model.safetensors", metadata={"format": "pt"})
-    config = base.model.peft_config["default"]
-    kept = (config.base_model_name_or_path, config.inference_mode, config.revision)
     config.base_model_name_or_path = base.source.loadable
     config.inference_mode, config.revision = True, base.source.revision
+    if getattr(config, "init_lora_weights", True) not in (True, False):
+        config.init_lora_weights = True  # how A and B began says nothing of what they are now
     config.save_pretrained(str(folder))
-    config.base_model_name_or_path, config.inference_mode, config.revision = kept
-    return "lora"
+    return base.adapter or "lora"
+
+
+def _adapter_tensors(model: Any, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The adapter's tensors under the names of its file format."""
+    if is_prompt(model):  # peft would take the model's own, rounded to its precision
+        return {"prompt_embeddings": state["prompt_encoder.default.embedding.weight"]}
+    kept = copy.copy(model.peft_config["default"].__dict__)
+    try:
+        return dict(
+            peft.get_peft_model_state_dict(model, state_dict=state, save_embedding_layers=False)
+        )
+    finally:  # AdaLoRA renames the keys of its rank pattern on the way
+        model.peft_config["default"].__dict__.update(kept)
 
 
 def _note_dtype(folder: Path, state: Mapping[str, torch.Tensor]) -> None:

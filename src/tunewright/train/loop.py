@@ -31,7 +31,7 @@ from tunewright.model.decoder import fast_decoder
 from tunewright.model.device import peak_memory
 from tunewright.records import StepLog
 from tunewright.train.objectives import Objective
-from tunewright.train.optimize import MasterAdamW, Rates, rate_factor
+from tunewright.train.optimize import Companion, MasterAdamW, Rates, rate_factor
 from tunewright.train.resume import Checkpoint, load_checkpoint, load_newest, prune, save_checkpoint
 from tunewright.train.step import MicroBatching, StepResult, take_step
 
@@ -67,6 +67,10 @@ class Plan:
     head_names: frozenset[str]
     pad_id: int
     mask_id: int | None = None
+    rate_ratios: Mapping[str, float] = field(default_factory=dict)
+    """By name, parameters that learn with so many times the rate."""
+    companion: Companion | None = None
+    """What the adapter's method does after each update."""
     fitted_start: bool = False
     """The start is a model worth having: it is evaluated, and mixed with the best at the end."""
     special_ids: frozenset[int] = frozenset()
@@ -185,9 +189,14 @@ class _Run:
     ) -> None:
         self.model, self.rows, self.plan, self.config = model, rows, plan, config
         self.objective, self.checkpoints, self.journal = objective, checkpoints, journal
-        self.optimizer = MasterAdamW(parameters, plan.head_names, plan.rates, config)
+        self.optimizer = MasterAdamW(
+            parameters, plan.head_names, plan.rates, config,
+            ratios=plan.rate_ratios, companion=plan.companion,
+        )  # fmt: skip
         self.lengths = np.array([row.num_tokens for row in rows], dtype=np.int64)
         self.total_steps = plan.total_steps(len(rows), config.max_steps)
+        if plan.companion is not None:
+            plan.companion.begin(self.total_steps)
         self.steps_per_epoch = math.ceil(len(rows) / plan.batch_size)
         self.progress = Progress(max_batch_tokens=plan.max_batch_tokens)
         device = parameters[0][1].device
@@ -544,6 +553,7 @@ def _scope(
     settings = repr(sorted(config.model_dump(exclude=free).items()))
     fixed = repr((plan.batch_size, plan.max_batch_tokens, plan.num_epochs, plan.eval_steps))
     fixed += repr((plan.rates, sorted(plan.head_names), plan.pad_id, plan.mask_id))
+    fixed += repr(sorted(plan.rate_ratios.items())) if plan.rate_ratios else ""
     return {
         "the training data": data.hexdigest(),
         "the base model or the validation data": plan.identity,

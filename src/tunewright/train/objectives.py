@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -73,6 +74,25 @@ def token_cross_entropy(model: nn.Module, batch: Batch, *, label_smoothing: floa
         )
     losses_N = target_losses(model, batch, label_smoothing=label_smoothing)
     return (losses_N * batch.target_weight_N).sum()
+
+
+def with_penalty(objective: Objective, penalty: Callable[[], Tensor]) -> Objective:
+    """The objective and a penalty on the weights, once per optimiser step however it is cut."""
+
+    def penalised(model: nn.Module, batch: Batch, *, label_smoothing: float = 0.0) -> Tensor:
+        loss = objective(model, batch, label_smoothing=label_smoothing)
+        return loss + penalty() * _total_weight(batch)
+
+    return penalised
+
+
+def _total_weight(batch: Batch) -> Tensor:
+    """What this batch adds to the denominator of the loss."""
+    if batch.target_weight_N is not None:
+        return batch.target_weight_N.sum()
+    if batch.target.dtype == torch.int64 and batch.target.ndim == 2:
+        return ((batch.target != IGNORED).sum(dim=1) * batch.weight_B).sum()
+    return batch.weight_B.sum()
 
 
 def target_losses(model: nn.Module, batch: Batch, *, label_smoothing: float = 0.0) -> Tensor:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +30,16 @@ class Rates:
     head: float
 
 
+class Companion(Protocol):
+    """What a method does beside the gradient (AdaLoRA moves ranks); its state is checkpointed."""
+
+    def begin(self, total_steps: int) -> None: ...  # noqa: D102
+    def penalty(self) -> Tensor: ...  # noqa: D102
+    def after_update(self, step: int, gradients: Mapping[str, Tensor]) -> frozenset[str]: ...  # noqa: D102
+    def state_tensors(self) -> dict[str, Tensor]: ...  # noqa: D102
+    def load_state(self, state: Mapping[str, Tensor]) -> None: ...  # noqa: D102
+
+
 class MasterAdamW:
     """AdamW over the trainable parameters of a model, with its full state as named tensors."""
 
@@ -38,8 +49,16 @@ class MasterAdamW:
         head_names: frozenset[str],
         rates: Rates,
         config: TrainingSection,
+        *,
+        ratios: Mapping[str, float] | None = None,
+        companion: Companion | None = None,
     ) -> None:
-        """named: what is trained. head_names: those that take the head's learning rate."""
+        """named: what is trained. head_names: those that take the head's learning rate.
+
+        ratios: by name, how many times the rate a parameter learns with (LoRA+).
+        """
+        ratios = ratios or {}
+        self.companion = companion
         self.names = [name for name, _ in named]
         self.parameters = [parameter for _, parameter in named]
         # An fp32 parameter is its own master, unless an average will take its place now and then.
@@ -51,7 +70,9 @@ class MasterAdamW:
             for p in self.parameters
         ]
         self.max_grad_norm = config.max_grad_norm
-        self.peaks = [rates.head if n in head_names else rates.base for n in self.names]
+        self.peaks = [
+            rates.head if n in head_names else rates.base * ratios.get(n, 1.0) for n in self.names
+        ]
         decay = config.weight_decay
         groups: dict[tuple[float, float], list[Tensor]] = {}
         for master, peak in zip(self.masters, self.peaks, strict=True):
@@ -101,10 +122,13 @@ class MasterAdamW:
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak"] * rate_factor
         self.optimizer.step()
+        gradients = {n: m.grad for n, m in zip(self.names, self.masters, strict=True)}
         for master in self.masters:
             master.grad = None
         self._copy_to_model(self.masters)
         self.updates += 1
+        if self.companion is not None:
+            self._let_companion_act({n: g for n, g in gradients.items() if g is not None})
         if self.ema_decay:
             # A warm-up keeps the start out of the average (Tarvainen and Valpola 2017).
             decay = min(self.ema_decay, self.updates / (self.updates + 10))
@@ -147,6 +171,9 @@ class MasterAdamW:
                     state[f"{key}.{name}"] = moments[key]
             if self.averages:
                 state[f"average.{name}"] = self.averages[number]
+        if self.companion is not None:
+            for key, tensor in self.companion.state_tensors().items():
+                state[f"companion.{key}"] = tensor
         return state
 
     def load_state_tensors(self, state: Mapping[str, Tensor], updates: int) -> None:
@@ -163,7 +190,18 @@ class MasterAdamW:
                 }
             if self.averages:
                 self.averages[number].copy_(state[f"average.{name}"])
+        if self.companion is not None:
+            mine = {k: t for k, t in state.items() if k.startswith("companion.")}
+            self.companion.load_state({k.partition(".")[2]: t for k, t in mine.items()})
         self._copy_to_model(self.masters)
+
+    def _let_companion_act(self, gradients: Mapping[str, Tensor]) -> None:
+        """What it masks in the model is masked in the masters as well."""
+        assert self.companion is not None
+        masked = self.companion.after_update(self.updates, gradients)
+        for name, parameter, master in zip(self.names, self.parameters, self.masters, strict=True):
+            if name in masked:
+                master.masked_fill_(parameter.detach() == 0, 0.0)
 
     def _copy_to_model(self, tensors: Sequence[Tensor]) -> None:
         pairs = [

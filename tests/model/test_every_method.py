@@ -1,0 +1,228 @@
+"""Every method: trains, resumes to the last bit, saves, reloads, loads in plain PEFT, merges."""
+
+import dataclasses
+from dataclasses import replace
+
+import numpy as np
+import peft
+import pytest
+import torch
+import transformers
+
+from model_zoo import DECODERS
+from tunewright.config import TrainingSection
+from tunewright.data.batch import make_batch
+from tunewright.data.render import Row
+from tunewright.errors import ModelError
+from tunewright.journal import Journal
+from tunewright.methods import METHODS
+from tunewright.model.adapters.table import attach, trainable_parameters
+from tunewright.model.generate import generate_answers, target_logits
+from tunewright.model.load import load_base
+from tunewright.model.weights import load_tuned, merged_state, save_tuned
+from tunewright.train.loop import Plan, fit
+from tunewright.train.objectives import OBJECTIVES, with_penalty
+from tunewright.train.optimize import Rates
+
+# What needs a quantised base has tests of its own.
+NAMES = [name for name, item in METHODS.items() if item.quantization == "none" and name != "eva"]
+# A tiny random model: small ranks, rates at which sixteen steps show.
+SMALL = {
+    "adalora": ({"r": 6}, {"final_r": 3}),
+    "vera": ({"r": 16}, {}),
+    "freeze": ({}, {"train_layers": 1}),
+    "prompt_tuning": ({}, {"num_virtual_tokens": 4}),
+    "prefix_tuning": ({}, {"num_virtual_tokens": 4}),
+    "pissa": ({"r": 4}, {}),
+}
+RATES = {"full": 1e-3, "freeze": 3e-3, "prompt_tuning": 0.3, "prefix_tuning": 0.3, "vera": 0.1,
+         "ia3": 0.1, "ln_tuning": 0.1, "lokr": 0.03, "adalora": 0.05}  # fmt: skip
+
+
+def start(folder, method):
+    base = load_base(str(folder), task="generate")
+    shared = {"r": 4} if "r" in METHODS[method].takes else {}
+    more, options = SMALL.get(method, ({}, {}))
+    return attach(base, method, seed=3, options=options, **{**shared, **more})
+
+
+def make_rows():
+    """Each answer repeats the first token of the prompt: easy to learn to some degree."""
+    dice = np.random.default_rng(5)
+    rows = []
+    for number in range(16):
+        ids = dice.integers(20, 300, 8).astype(np.int32)
+        ids[4:] = ids[0]
+        weights = np.array([0, 0, 0, 0, 1, 1, 1, 1], dtype=np.float32)
+        rows.append(Row(f"r{number}", ids, weights))
+    return rows
+
+
+def train(base, folder, *, rate, stop_after=None, resume=False):
+    """16 steps of 8 rows with an evaluation in between; stop_after: as if killed there."""
+    rows, losses = make_rows(), []
+    plan = Plan(
+        batch_size=8, max_batch_tokens=40, num_epochs=8.0, eval_steps=6, rates=Rates(rate, rate),
+        head_names=frozenset(), pad_id=0,
+        rate_ratios=dict.fromkeys(base.fast_names, base.rate_ratio), companion=base.companion,
+    )  # fmt: skip
+
+    def evaluate():
+        batch = make_batch(rows[:4], pad_id=0, device=torch.device("cpu"))
+        with torch.no_grad():
+            loss = float(OBJECTIVES["generate"](base.model, batch)) / 16
+        return -loss, loss, {"loss": loss}
+
+    def log(step):
+        losses.append(step.loss)
+        if stop_after is not None and step.step == stop_after:
+            raise KeyboardInterrupt
+
+    objective = OBJECTIVES["generate"]
+    if base.companion is not None:
+        objective = with_penalty(objective, base.companion.penalty)
+    fitted = fit(
+        base.model, trainable_parameters(base.model), rows, plan,
+        TrainingSection(save_steps=5, early_stopping_patience=None, warmup_ratio=0.0),
+        objective=objective, evaluate=evaluate, checkpoints=folder, log_step=log,
+        log_evaluation=lambda e: None, forget_after=lambda s: None, journal=Journal(),
+        resume=resume,
+    )  # fmt: skip
+    return fitted, losses
+
+
+def logits(base):
+    ids = torch.arange(30, 60).view(3, 10)
+    mask = torch.ones(3, 10, dtype=torch.bool)
+    with torch.no_grad():
+        return target_logits(base.model, {"input_ids": ids}, mask)
+
+
+@pytest.mark.parametrize("method", NAMES)
+def test_method(tiny, tmp_path, method):
+    folder = tiny("llama")
+    rate = RATES.get(method, 1e-2)
+    tuned = start(folder, method)
+    fitted, losses = train(tuned, tmp_path / "a", rate=rate)
+    assert np.mean(losses[-3:]) < 0.9 * np.mean(losses[:3]), losses
+
+    # Killed after step 7 and resumed: the very same weights.
+    broken = start(folder, method)
+    with pytest.raises(KeyboardInterrupt):
+        train(broken, tmp_path / "b", rate=rate, stop_after=7)
+    again = start(folder, method)
+    resumed, _ = train(again, tmp_path / "b", rate=rate, resume=True)
+    assert resumed.weights.keys() == fitted.weights.keys()
+    for name, tensor in fitted.weights.items():
+        assert torch.equal(tensor, resumed.weights[name]), name
+
+    save_tuned(tuned, tmp_path / "model", state=fitted.weights)
+    before = logits(tuned)
+    loaded = load_tuned(tmp_path / "model")
+    close = {"rtol": 1e-4, "atol": 2e-4}
+    torch.testing.assert_close(logits(loaded), before, **close)
+    if METHODS[method].weights:
+        assert loaded.adapter == "full"
+        return
+    assert loaded.adapter == method
+
+    ids = torch.arange(30, 60).view(3, 10)
+    plain = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    elsewhere = peft.PeftModel.from_pretrained(plain, tmp_path / "model").eval()
+    with torch.no_grad():
+        theirs = elsewhere(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
+    theirs = theirs[:, -10:].flatten(0, 1)
+    torch.testing.assert_close(theirs, before, **close)
+
+    if not METHODS[method].mergeable:
+        with pytest.raises(ModelError, match="cannot be folded"):
+            merged_state(tuned.model, fitted.weights)
+        return
+    merged = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    missing, unexpected = merged.load_state_dict(merged_state(tuned.model, fitted.weights), False)
+    assert not unexpected and all("lm_head" in name for name in missing)
+    with torch.no_grad():
+        flat = merged(input_ids=ids).logits.flatten(0, 1)
+    assert float((flat - before).abs().max()) < 1e-3
+    assert torch.equal(flat.argmax(-1), before.argmax(-1))
+
+
+@pytest.mark.parametrize("kind", DECODERS)
+@pytest.mark.parametrize("method", ["prompt_tuning", "prefix_tuning"])
+def test_prompts_are_seen_when_it_writes(tiny, kind, method):
+    """Our batched decoding with what stands before the input equals PEFT's own forward."""
+    base = load_base(str(tiny(kind)), task="generate")
+    if method == "prefix_tuning" and kind in ("gemma3_text", "mistral"):
+        with pytest.raises(ModelError, match="has a sliding window; use prompt_tuning"):
+            attach(base, method)
+        return
+    tuned = attach(base, method, seed=5, options={"num_virtual_tokens": 3})
+    with torch.no_grad():
+        for _, parameter in trainable_parameters(tuned.model):
+            parameter.copy_(
+                torch.randn(parameter.shape, generator=torch.Generator().manual_seed(2))
+            )
+    prompts = [[40, 41, 42, 43], [50, 51], [60, 61, 62]]
+    ours = generate_answers(tuned, prompts, max_new_tokens=8)
+    for ids, answer in zip(prompts, ours, strict=True):
+        written = list(ids)
+        for _ in range(len(answer.ids)):
+            row = torch.tensor([written])
+            with torch.no_grad():
+                theirs = tuned.model(input_ids=row, attention_mask=torch.ones_like(row)).logits
+            written.append(int(theirs[0, -1].argmax()))
+        assert list(answer.ids) == written[len(ids) :]
+
+
+def test_quantised_bases_are_refused_where_a_method_cannot_sit_on_them(tiny):
+    base = replace(load_base(str(tiny("llama")), task="generate"), quantization="nf4")
+    with pytest.raises(ModelError, match="vera does not train on a base in nf4; use one of lora"):
+        attach(base, "vera")
+
+
+def test_methods_refuse_models_that_they_cannot_serve(tiny):
+    with pytest.raises(ModelError, match="prompt_tuning is for decoders .* use lora"):
+        attach(load_base(str(tiny("bert")), task="classify", labels=("a", "b")), "prompt_tuning")
+    with pytest.raises(ModelError, match="has 2 layers, so give 1 to 2"):
+        attach(load_base(str(tiny("llama")), task="generate"), "freeze",
+               options={"train_layers": 5})  # fmt: skip
+
+
+def test_patterns_choose_layers(tiny):
+    def adapted(**keys):
+        base = attach(load_base(str(tiny("llama")), task="generate"), "lora", r=2, **keys)
+        names = [n for n, _ in trainable_parameters(base.model) if ".lora_A." in n]
+        return {n.split("layers.")[1].split(".lora_A")[0] for n in names}
+
+    assert adapted(target_modules="layers.1.self_attn.*") == {
+        f"1.self_attn.{side}_proj" for side in "qkvo"
+    }
+    assert adapted(target_modules=r"re:.*\.0\.mlp\.(up|down)_proj") == {
+        "0.mlp.up_proj", "0.mlp.down_proj",
+    }  # fmt: skip
+    assert adapted(target_modules="layers.0.*", exclude_modules=("mlp.*", "q_proj")) == {
+        "0.self_attn.k_proj", "0.self_attn.v_proj", "0.self_attn.o_proj",
+    }  # fmt: skip
+    base = load_base(str(tiny("llama")), task="generate")
+    with pytest.raises(ModelError, match="is no regular expression"):
+        attach(base, "lora", target_modules="re:(")
+    with pytest.raises(ModelError, match="modules_to_save: no module 'lmhead'.* lm_head"):
+        attach(base, "lora", modules_to_save=("lmhead",))
+
+
+def test_modules_are_trained_and_saved_whole(tiny, tmp_path):
+    base = load_base(str(tiny("llama")), task="generate")
+    tuned = attach(base, "lora", r=2, modules_to_save=("lm_head",))
+    names = [n for n, _ in trainable_parameters(tuned.model)]
+    assert any("lm_head.modules_to_save" in name for name in names)
+    with torch.no_grad():
+        for _, parameter in trainable_parameters(tuned.model):
+            parameter.add_(0.01)
+    save_tuned(tuned, tmp_path / "m")
+    torch.testing.assert_close(logits(load_tuned(tmp_path / "m")), logits(tuned))
+
+
+def test_fields_of_a_base_survive_a_replace(tiny):
+    base = attach(load_base(str(tiny("llama")), task="generate"), "lora_plus", r=2)
+    assert base.rate_ratio == 16.0 and base.fast_names
+    assert dataclasses.replace(base).fast_names == base.fast_names
