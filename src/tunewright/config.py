@@ -131,8 +131,8 @@ class AdapterSection(Section):
     """Modules that are trained and saved whole beside the addition."""
     new_tokens: tuple[str, ...] = ()
     """Tokens to add to the tokenizer; their embeddings are learned."""
-    quantization: Literal["none", "nf4", "int8"] | Auto = "auto"
-    """Precision in which frozen weights are held; auto: nf4 for qlora and loftq, else none."""
+    quantization: Literal["none"] | Auto = "auto"
+    """Precision in which frozen weights are held."""
 
     @model_validator(mode="after")
     def _options_belong_to_method(self) -> Self:

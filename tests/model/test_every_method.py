@@ -18,8 +18,9 @@ from tunewright.journal import Journal
 from tunewright.methods import METHODS
 from tunewright.model.adapters.table import attach, trainable_parameters
 from tunewright.model.generate import generate_answers, target_logits
-from tunewright.model.load import load_base
+from tunewright.model.load import add_tokens, load_base
 from tunewright.model.weights import load_tuned, merged_state, save_tuned
+from tunewright.train.activations import start_from_activations
 from tunewright.train.loop import Plan, fit
 from tunewright.train.objectives import OBJECTIVES, with_penalty
 from tunewright.train.optimize import Rates
@@ -226,3 +227,53 @@ def test_fields_of_a_base_survive_a_replace(tiny):
     base = attach(load_base(str(tiny("llama")), task="generate"), "lora_plus", r=2)
     assert base.rate_ratio == 16.0 and base.fast_names
     assert dataclasses.replace(base).fast_names == base.fast_names
+
+
+def test_new_tokens_learn_rows_of_their_own(tiny, tmp_path):
+    """The tokenizer and the embeddings grow; only the new rows learn, and travel with the adapter."""
+    base = load_base(str(tiny("llama")), task="generate")
+    before = base.model.get_input_embeddings().weight.clone()
+    add_tokens(base, ("<ticket>", "<end>"))
+    tuned = attach(base, "lora", r=2, new_tokens=("<ticket>", "<end>"))
+    with torch.no_grad():
+        for name, parameter in trainable_parameters(tuned.model):
+            parameter.add_(0.05 if "token" in name else 0.0)
+    one = tuned.tokenizer.convert_tokens_to_ids("<ticket>")
+    assert (
+        tuned.tokenizer("<ticket>", add_special_tokens=False)["input_ids"] == [one] == [len(before)]
+    )
+    save_tuned(tuned, tmp_path / "m")
+    loaded = load_tuned(tmp_path / "m")
+    ids = {"input_ids": torch.tensor([[40, one, 41, one + 1]])}
+    mask = torch.ones(1, 4, dtype=torch.bool)
+    with torch.no_grad():
+        ours, theirs = target_logits(tuned.model, ids, mask), target_logits(loaded.model, ids, mask)
+    torch.testing.assert_close(ours, theirs)
+    embeddings = loaded.plain.get_input_embeddings()
+    with torch.no_grad():
+        assert torch.equal(embeddings(torch.arange(len(before))), before)
+        assert torch.allclose(embeddings(torch.tensor([one])), before.mean(0) + 0.05, atol=1e-5)
+
+
+@pytest.mark.parametrize(("kind", "task"), [("llama", "generate"), ("bert", "classify")])
+def test_eva_starts_from_what_the_layers_read(tiny, kind, task):
+    rows = make_rows()
+    if kind == "bert":
+        rows = [replace(row, target_weights=None, target=0) for row in rows]
+
+    def started(rho, seed=3):
+        base = load_base(str(tiny(kind)), task=task, labels=("a", "b"))
+        options = METHODS["eva"].options(eva_rho=rho)
+        tuned = attach(base, "eva", r=4, options=options)
+        start_from_activations(tuned, options, rows, 0, seed)
+        return {n: p for n, p in trainable_parameters(tuned.model) if ".lora_" in n}
+
+    same, again, moved = started(1.0), started(1.0), started(2.0)
+    for name, tensor in same.items():
+        assert torch.equal(tensor, again[name])
+        if ".lora_A." in name:
+            torch.testing.assert_close(tensor @ tensor.T, torch.eye(4), atol=1e-5, rtol=0)
+        else:
+            assert not tensor.any()
+    ranks = {tuple(p.shape)[0] for n, p in moved.items() if ".lora_A." in n}
+    assert len(ranks) > 1

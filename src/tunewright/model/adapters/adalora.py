@@ -56,7 +56,8 @@ class AdaLoraAllocator:
             if ".lora_A." in name or ".lora_B." in name:
                 gram = p @ p.T if ".lora_A." in name else p.T @ p
                 distances.append(torch.linalg.matrix_norm(gram - torch.eye(len(gram)).to(gram)))
-        return self.config.orth_reg_weight * torch.stack(distances).mean().float()
+        weight = float(self.config.orth_reg_weight)
+        return weight * torch.stack(distances).mean().float()
 
     def after_update(self, step: int, gradients: Mapping[str, Tensor]) -> frozenset[str]:
         """Look at importance, mask what is over budget; returns the names that were changed.
@@ -90,12 +91,13 @@ class AdaLoraAllocator:
         """Take up the state of a checkpoint, exactly."""
         allocator = self.tuner.rankallocator
         allocator.reset_ipt()
+        device = next(iter(self.parameters.values())).device
         pattern: dict[str, list[bool]] = {}
         for key, tensor in state.items():
             kind, _, name = key.partition(".")
             if kind == _PATTERN:
                 pattern[name] = [bool(kept) for kept in tensor]
                 continue
-            getattr(allocator, kind)[name] = tensor.to(self.parameters[name].device)
-            allocator.ipt[name] = torch.zeros_like(self.parameters[name])
+            getattr(allocator, kind)[name] = tensor.to(device)
+            allocator.ipt[name] = torch.zeros_like(tensor, device=device)
         self.config.rank_pattern = pattern or None

@@ -75,7 +75,8 @@ def put_before_input(model: Any) -> None:
         held = cache.get_seq_length() if cache is not None else 0
         ids_BT, mask_BT = kwargs["input_ids"], kwargs.get("attention_mask")
         if mask_BT is not None and mask_BT.shape[1] < held + ids_BT.shape[1] + count * (not held):
-            kwargs["attention_mask"] = _spread(mask_BT, mask_BT.new_ones(1, count), mask_BT)
+            pads = None if _is_prefix(model) else mask_BT  # a cache comes before any padding
+            kwargs["attention_mask"] = _spread(pads, mask_BT.new_ones(1, count), mask_BT)
         positions = kwargs.get("position_ids")
         if positions is not None:
             kwargs["position_ids"] = positions + count
