@@ -6,7 +6,7 @@ import torch
 from model_zoo import DECODERS
 from tunewright.errors import ModelError
 from tunewright.model import modular, slots
-from tunewright.model.adapters import attach, trainable_parameters
+from tunewright.model.adapters.table import attach, trainable_parameters
 from tunewright.model.engine import Engine, Request
 from tunewright.model.load import end_ids, load_base
 from tunewright.model.sampling import Sampling

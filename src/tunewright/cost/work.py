@@ -50,7 +50,7 @@ def make_work(recipe: Recipe, facts: Facts, shape: ModelShape, *, num_labels: in
     return Work(
         method=adapter.method,
         rank=adapter.r if isinstance(adapter.r, int) else 16,
-        quantization=adapter.quantization,
+        quantization=adapter.held_in,
         precision="fp32" if training.precision == "fp32" else "bf16",
         tokens=rows * longest,
         row_tokens=longest,

@@ -35,7 +35,9 @@ class ModularDecoder:
         self.takes_positions = "position_ids" in names
         self.takes_logits_to_keep = "logits_to_keep" in names
         self.pad = base.tokenizer.pad_token_id or 0
-        self.joins = base.kind == "decoder" and _keeps_plain_cache(self.model)
+        # With learned vectors before the input a row's cache is longer than its mask.
+        hooked = bool(self.model.base_model._forward_pre_hooks)
+        self.joins = base.kind == "decoder" and _keeps_plain_cache(self.model) and not hooked
         self.wishes: list[str | None] = []
         self.cache: Any = None
         self.encoded: Any = None

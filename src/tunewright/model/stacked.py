@@ -143,6 +143,8 @@ def read_stack(base: Base, adapters: Any, *, packed: bool) -> Stack | None:
     if getattr(config, "model_type", None) not in FAMILIES or not _is_plain(model):
         return None
     body = model.model
+    if body._forward_pre_hooks:  # learned vectors come before the input there
+        return None
     fold = packed and base.dtype == torch.float32
     names = {module: name for name, module in model.named_modules()}
     mixers: list[Mixer] = []
