@@ -143,7 +143,7 @@ def _read_decoder(model: Any) -> FastDecoder | None:
     found = getattr(inner, "layers", None)
     if not isinstance(found, nn.ModuleList) or type(head) is not nn.Linear:
         return None
-    if inner._forward_pre_hooks:  # learned vectors come before the input there
+    if inner is None or inner._forward_pre_hooks:  # learned vectors come before the input there
         return None
     if head.weight.requires_grad or head.bias is not None or head.weight.device.type != "cpu":
         return None
