@@ -9,6 +9,7 @@ from tests.model_zoo import make_tiny
 from tunewright import setup as setup_file
 from tunewright.config import make_recipe
 from tunewright.data.prepare import prepare
+from tunewright.errors import RecipeError
 from tunewright.journal import Journal
 from tunewright.pipeline import train
 from tunewright.setup import make_setup
@@ -148,3 +149,9 @@ def test_a_run_stopped_before_its_model_was_saved_finds_the_same_temperature(
     for name in ("model.safetensors", "tunewright.json"):
         left, right = whole / "model" / name, tmp_path / "again" / "model" / name
         assert left.read_bytes() == right.read_bytes()
+
+
+def test_workers_are_refused_where_there_is_no_fork(place, tmp_path, monkeypatch):
+    monkeypatch.delattr("os.fork")
+    with pytest.raises(RecipeError, match=r"training.num_workers is 2.*set it to 0"):
+        train(recipe_of(place, training={"num_workers": 2}), tmp_path / "run", Journal())

@@ -34,7 +34,7 @@ from tunewright.evaluate.score import score
 from tunewright.evaluate.verdict import judge
 from tunewright.journal import Journal, open_tracker
 from tunewright.metrics.table import check_metrics, find_metric, lacks, metrics_for
-from tunewright.model.device import device_name, resident_memory
+from tunewright.model.device import check_workers, device_name, resident_memory
 from tunewright.model.load import Base
 from tunewright.model.weights import load_tuned, read_manifest, save_tuned
 from tunewright.records import (
@@ -128,6 +128,7 @@ def _prepare(recipe: Recipe, folder: RunFolder, journal: Journal, resume: bool) 
     """Everything before the first step. A run that fails here leaves its folder as it was."""
     try:
         check_rivals(recipe)
+        check_workers(recipe.training.num_workers)
         prepared = prepare(recipe.data, recipe.task, journal)
         choose_metrics(recipe, prepared)  # a wrong name is told before a weight is loaded
         prepared = audit_before_training(prepared, recipe, journal)

@@ -155,6 +155,14 @@ def reset_peak_memory(device: torch.device) -> None:
         torch.cuda.reset_peak_memory_stats(device)
 
 
+def check_workers(num_workers: int) -> None:
+    """Raise RecipeError where batches cannot be prepared in other processes (no fork: Windows)."""
+    if num_workers and not hasattr(os, "fork"):
+        raise RecipeError(
+            f"training.num_workers is {num_workers}; this system has no fork: set it to 0"
+        )
+
+
 def keep_freed_memory() -> None:
     """Tell glibc to keep freed pages instead of handing them back; a no-op elsewhere.
 
