@@ -34,6 +34,7 @@ FLOORS = (
         "checking",
         "exporting",
         "model_card",
+        "cleaning",
         "validation",
         "trial",
         "confidence",

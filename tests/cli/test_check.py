@@ -1,6 +1,7 @@
 """`tunewright check` on the command line: its table, its JSON, its page, its exit status."""
 
 import csv
+import io
 
 import pytest
 
@@ -56,3 +57,35 @@ def test_what_cannot_be_read_is_a_mistake(tunewright, tmp_path):
 def test_a_recipe_and_overrides(tunewright, tickets, tmp_path):
     (tmp_path / "r.yaml").write_text("task: classify\ndata: {train: tickets.csv}\n")
     assert tunewright("check", tmp_path / "r.yaml", "--set", "data.test=0.2", "--json").status == 0
+
+
+def test_write_redact_and_undo(tunewright, tickets, tmp_path):
+    before = tickets.read_bytes()
+    clean = tmp_path / "clean" / "tickets.csv"
+    ended = tunewright("check", tickets, "--write", clean, "--redact", "--json")
+    assert ended.status == 0, ended.err
+    assert ended.document["written"]["changed"] == 1
+    assert "jo@example.org" not in clean.read_text() and "<EMAIL_1>" in clean.read_text()
+    assert tickets.read_bytes() == before
+    assert tunewright("check", clean, "--undo").status == 0
+    assert clean.read_bytes() == before
+    assert tunewright("check", tickets, "--redact").status == 2
+
+
+def test_a_review_stops_and_goes_on(tunewright, tickets, tmp_path, monkeypatch):
+    def answers(text):
+        monkeypatch.setattr("sys.stdin", io.StringIO(text))
+
+    answers("nonsense\nr logon\nr login\nq\n")
+    ended = tunewright("check", tickets, "--review", "--json")
+    assert ended.status == 0, ended.err
+    assert ended.document["relabel"] == 1 and "did you mean login" in ended.err
+    answers("")
+    again = tunewright("check", tickets, "--review", "--json").document
+    assert again["before"] == 1 and again["left"] == ended.document["left"]
+    answers("d\n" * 200)
+    assert tunewright("check", tickets, "--review", "--json").document["left"] == 0
+    clean = tmp_path / "c.csv"
+    written = tunewright("check", tickets, "--write", clean, "--json").document["written"]
+    assert written["dropped"] + written["changed"] >= 1
+    assert "café" not in clean.read_text()

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tunewright.cli.options import AsJson, Overrides, check_is_file_like
+from tunewright.cli.options import AsJson, Overrides, check_is_file_like, split_names
 from tunewright.cli.output import Answer
 from tunewright.errors import UserError
 
@@ -15,34 +16,68 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from tunewright.checking import Checkup
+    from tunewright.cleaning import Written
     from tunewright.config import Recipe
-    from tunewright.records import Finding
+    from tunewright.journal import Journal
+    from tunewright.records import Example
 
-SHOWN_ROWS = 5
-SIGNS = {"error": ("red", "✕"), "warn": ("yellow", "!"), "info": ("dim", "i")}
+What = Annotated[
+    str,
+    typer.Argument(
+        metavar="DATA|RECIPE", help="A recipe, or a file, folder, hub id, URL or embedded:NAME."
+    ),
+]
+Task = Annotated[
+    str | None, typer.Option(help="Where the data leaves a choice: classify, generate, ...")
+]
+Strict = Annotated[
+    bool, typer.Option("--strict", help="Exit 1 on any warning, not only on unfit data.")
+]
+EveryRow = Annotated[
+    bool, typer.Option("--all", help="List every row of every finding, not the first five.")
+]
+Html = Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Also write a page.")]
+Write = Annotated[
+    Path | None,
+    typer.Option(
+        "--write", metavar="CLEAN", help="Write a copy without the rows that must go, undoable."
+    ),
+]
+Drop = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--drop", metavar="KIND", help="With --write: rows of this finding go too; repeatable."
+    ),
+]
+Redact = Annotated[
+    bool, typer.Option("--redact", help="With --write: placeholders for personal data.")
+]
+Undo = Annotated[bool, typer.Option("--undo", help="Turn a clean copy back into its source.")]
+Review = Annotated[
+    bool, typer.Option("--review", help="Decide row by row: keep, drop, relabel; can be resumed.")
+]
+Decisions = Annotated[
+    Path | None,
+    typer.Option(
+        "--decisions", metavar="FILE", help="Where a review is kept; default NAME.review.jsonl."
+    ),
+]
+Force = Annotated[bool, typer.Option("--force", help="Replace files that are there.")]
 
 
 def check(
-    what: Annotated[
-        str,
-        typer.Argument(
-            metavar="DATA|RECIPE",
-            help="A recipe, or a file, folder, hub id, https URL, embedded:NAME.",
-        ),
-    ],
-    task: Annotated[
-        str | None, typer.Option(help="Where the data leaves a choice: classify, generate, ...")
-    ] = None,
-    strict: Annotated[
-        bool, typer.Option("--strict", help="Exit 1 on any warning, not only on unfit data.")
-    ] = False,
-    every_row: Annotated[
-        bool, typer.Option("--all", help="List every row of every finding, not the first five.")
-    ] = False,
-    html: Annotated[
-        Path | None, typer.Option("--html", metavar="FILE", help="Also write a page.")
-    ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace files that are there.")] = False,
+    what: What,
+    task: Task = None,
+    strict: Strict = False,
+    every_row: EveryRow = False,
+    html: Html = None,
+    write: Write = None,
+    drop: Drop = None,
+    redact: Redact = False,
+    review: Review = False,
+    decisions: Decisions = None,
+    undo: Undo = False,
+    force: Force = False,
     overrides: Overrides = None,
     as_json: AsJson = False,
 ) -> Answer:
@@ -51,7 +86,9 @@ def check(
     Example:
       tunewright check tickets.csv
       tunewright check recipe.yaml --html check.html
-      tunewright check embedded:support-tickets --json
+      tunewright check tickets.csv --review
+      tunewright check tickets.csv --write clean/tickets.csv --redact
+      tunewright check clean/tickets.csv --undo
 
     Exit status:
       0 done, the data is fit
@@ -59,29 +96,31 @@ def check(
       2 the data or recipe cannot be read
       4 our own fault
     """
-    recipe = read_what(what, task, overrides or [])
-    if html is not None and html.exists() and not force:
-        raise UserError(f"{html}: exists already; add --force to replace it, or name another file")
-
-    from tunewright.checking import check as look
     from tunewright.journal import ProgressJournal
 
-    checkup = look(recipe, ProgressJournal())
+    journal = ProgressJournal()
+    if undo:
+        return _undo(Path(what), journal)
+    _refuse_contradictions(write, drop, redact)
+    recipe = read_what(what, task, overrides or [])
+    for path in (html,):
+        if path is not None and path.exists() and not force:
+            raise UserError(f"{path}: exists already; add --force to replace it, or name another")
+    kept_in = decisions or _decisions_for(recipe)
+
+    from tunewright.checking import check as look
+
+    checkup = look(recipe, journal, learn=not review)
+    if review:
+        return _review(checkup, kept_in)
+    written = None
+    if write is not None:
+        written = _write(
+            recipe, checkup, write, split_names(drop) or (), redact, kept_in, force, journal
+        )
     if html is not None:
-        from tunewright.report_check import make_check_page
-        from tunewright.store import write_atomic
-
-        write_atomic(html, make_check_page(what, checkup.card, checkup.unfit))
-    found = any(item.severity != "info" for item in checkup.findings)
-    closed = bool(checkup.unfit) or (strict and found)
-
-    def show(console: Console) -> None:
-        _show(what, checkup, console, every_row=every_row)
-        if html is not None:
-            console.print(f"Page: {html}", markup=False, soft_wrap=True)
-
-    document = {"data": what, "fit": not checkup.unfit, "unfit": checkup.unfit, **checkup.card}
-    return Answer(document, show, exit_status=1 if closed else 0)
+        _write_page(html, what, checkup)
+    return _answer(what, checkup, written, html, strict=strict, every_row=every_row)
 
 
 def read_what(what: str, task: str | None, overrides: list[str]) -> Recipe:
@@ -97,65 +136,117 @@ def read_what(what: str, task: str | None, overrides: list[str]) -> Recipe:
     return parse_recipe("", what, [f"data.train={what}", *given, *overrides])
 
 
-def _show(what: str, checkup: Checkup, console: Console, *, every_row: bool) -> None:
-    from rich.table import Table
+def _answer(
+    what: str,
+    checkup: Checkup,
+    written: Written | None,
+    html: Path | None,
+    *,
+    strict: bool,
+    every_row: bool,
+) -> Answer:
+    found = any(item.severity != "info" for item in checkup.findings)
+    closed = bool(checkup.unfit) or (strict and found)
 
-    layout, splits = checkup.prepared.layout, checkup.prepared.splits
-    labels = f", {len(layout.labels)} labels" if layout.labels else ""
-    console.print(
-        f"{what}: {layout.task}{labels}; {len(splits.train):,} train, "
-        f"{len(splits.validation):,} validation, {len(splits.test):,} test rows",
-        markup=False,
-        soft_wrap=True,
+    def show(console: Console) -> None:
+        from tunewright.cli.check_show import show_checkup, show_written
+
+        show_checkup(what, checkup, console, every_row=every_row)
+        if written is not None:
+            show_written(written, console)
+        if html is not None:
+            console.print(f"Page:    {html}", markup=False, soft_wrap=True)
+
+    document: dict[str, Any] = {"data": what, "fit": not checkup.unfit, "unfit": checkup.unfit}
+    document |= checkup.card
+    if written is not None:
+        document["written"] = written
+    return Answer(document, show, exit_status=1 if closed else 0)
+
+
+def _write(
+    recipe: Recipe,
+    checkup: Checkup,
+    target: Path,
+    drop: tuple[str, ...],
+    redact: bool,
+    decisions: Path,
+    force: bool,
+    journal: Journal,
+) -> Written:
+    from tunewright.cleaning import SURE_KINDS, bare_place, read_decisions, write_clean
+    from tunewright.data.audit.personal import STRUCTURED
+
+    return write_clean(
+        recipe,
+        checkup.prepared.layout,
+        checkup.findings,
+        target,
+        journal,
+        kinds=(*SURE_KINDS, *drop),
+        decisions=read_decisions(decisions),
+        redact_kinds=STRUCTURED if redact else (),
+        ids={bare_place(row.place): row.id for row in _rows(checkup)},
+        force=force,
     )
-    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 1, 1, 0))
-    table.add_column("", no_wrap=True)
-    table.add_column("rows", justify="right", no_wrap=True)
-    table.add_column("finding, and where: file:line (row id)", overflow="fold")
-    for item in checkup.findings:
-        colour, sign = SIGNS[item.severity]
-        rows = f"{len(item.rows):,}" if item.rows else ""
-        table.add_row(f"[{colour}]{sign}[/]", rows, _say(item, every_row=every_row))
-    if checkup.findings:
-        console.print(table)
-    learned = checkup.card.get("learnability")
-    if learned:
-        console.print(_begin(learned["line"]), markup=False)
-    _show_end(checkup, console)
 
 
-def _say(item: Finding, *, every_row: bool) -> Any:
-    """Kind, message, and the rows concerned with what is suggested for them."""
-    from rich.text import Text
+def _write_page(html: Path, what: str, checkup: Checkup) -> None:
+    from tunewright.report_check import make_check_page
+    from tunewright.store import naming_disk_errors, write_atomic
 
-    text = Text(f"{item.kind.replace('_', ' ')}: ", style="bold")
-    text.append(item.message, style="not bold")
-    shown = item.places if every_row else item.places[:SHOWN_ROWS]
-    for number, place in enumerate(shown):
-        text.append("\n" if number == 0 else ", ", style="not bold")
-        text.append(f"{place} ({item.rows[number]})", style="not bold dim")
-        if number < len(item.suggestions) and item.suggestions[number]:
-            text.append(f" → {item.suggestions[number][:60]}", style="not bold dim")
-        if number < len(item.counterparts) and item.counterparts[number]:
-            text.append(f" ~ {item.counterparts[number]}", style="not bold dim")
-    if len(item.places) > len(shown):
-        text.append(f", {len(item.places) - len(shown):,} more (--all)", style="not bold dim")
-    return text
+    with naming_disk_errors(html):
+        html.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(html, make_check_page(what, checkup.card, checkup.unfit))
 
 
-def _show_end(checkup: Checkup, console: Console) -> None:
-    counts = dict.fromkeys(SIGNS, 0)
-    for item in checkup.findings:
-        counts[item.severity] += 1
-    if checkup.unfit:
+def _review(checkup: Checkup, decisions: Path) -> Answer:
+    from rich.console import Console
+
+    from tunewright.cli.review import review as ask
+
+    rows = {row.place: row for row in _rows(checkup)}
+    labels = checkup.prepared.layout.labels
+    counts = ask(checkup.findings, rows, labels, decisions, Console(stderr=True, highlight=False))
+
+    def show(console: Console) -> None:
         console.print(
-            f"[bold red]Unfit to learn from[/]: {len(checkup.unfit)} of these must go first."
+            f"{counts['keep']} kept, {counts['drop']} to drop, {counts['relabel']} to relabel; "
+            f"{counts['left']} rows left. Decisions: {decisions}",
+            markup=False,
+            soft_wrap=True,
         )
-    elif counts["warn"]:
-        console.print(f"Fit to learn from, with {counts['warn']} warnings to look at.")
-    else:
-        console.print("Fit to learn from.")
+        console.print("Carry them out with --write CLEAN.", markup=False)
+
+    return Answer({"decisions": decisions, **counts}, show)
 
 
-def _begin(text: str) -> str:
-    return text[:1].upper() + text[1:]
+def _rows(checkup: Checkup) -> Iterator[Example]:
+    splits = checkup.prepared.splits
+    yield from (*splits.train, *splits.validation, *splits.test)
+
+
+def _undo(clean: Path, journal: Journal) -> Answer:
+    from tunewright.cleaning import undo
+
+    files, rows = undo(clean, journal)
+
+    def show(console: Console) -> None:
+        for path in files:
+            console.print(f"Restored: {path}, {rows:,} rows put back", markup=False, soft_wrap=True)
+
+    return Answer({"restored": files, "rows": rows}, show)
+
+
+def _decisions_for(recipe: Recipe) -> Path:
+    """NAME.review.jsonl beside a local file, else in the working folder."""
+    source = recipe.data.train or "data"
+    path = Path(source)
+    if path.exists():
+        return path.with_name(f"{path.name.split('.')[0] or path.name}.review.jsonl")
+    return Path(f"{source.replace('/', '-').replace(':', '-')}.review.jsonl")
+
+
+def _refuse_contradictions(write: Path | None, drop: list[str] | None, redact: bool) -> None:
+    if write is None and (drop or redact):
+        raise UserError("--drop and --redact change a copy; name it with --write CLEAN")
