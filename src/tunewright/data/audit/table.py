@@ -11,6 +11,11 @@ from typing import Any
 
 from tunewright.data.audit.broken import find_broken_text
 from tunewright.data.audit.classes import find_class_sizes, find_label_shift
+from tunewright.data.audit.giveaway import (
+    find_giveaways,
+    find_known_answers,
+    find_prompts_alike,
+)
 from tunewright.data.audit.language import find_other_languages
 from tunewright.data.audit.leaks import find_near_leaks
 from tunewright.data.audit.lengths import find_blank_answers, find_truncated
@@ -18,6 +23,7 @@ from tunewright.data.audit.material import AuditMaterial
 from tunewright.data.audit.near import find_near_duplicates
 from tunewright.data.audit.privacy import find_personal_data
 from tunewright.data.audit.templates import find_missing_ends, find_template_traces
+from tunewright.data.audit.triggers import find_triggers
 from tunewright.data.audit.unsafe import find_unsafe_answers
 from tunewright.errors import RecipeError
 from tunewright.records import Finding
@@ -50,6 +56,7 @@ def run_audits(
 
 AUDITS: dict[str, Audit] = {
     "near_leaks": find_near_leaks,
+    "known_answers": find_known_answers,
     "near_duplicates": find_near_duplicates,
     "class_sizes": find_class_sizes,
     "label_shift": find_label_shift,
@@ -61,4 +68,7 @@ AUDITS: dict[str, Audit] = {
     "blank_answers": find_blank_answers,
     "other_languages": find_other_languages,
     "unsafe_answers": find_unsafe_answers,
+    "giveaways": find_giveaways,
+    "prompts_alike": find_prompts_alike,
+    "triggers": find_triggers,
 }
