@@ -219,8 +219,12 @@ def check_folder(report, folder):
     steps = read_lines(folder / "steps.jsonl")
     assert [line["step"] for line in steps] == list(range(1, len(steps) + 1))
     assert all(line.keys() == STEP_KEYS for line in steps)
+    before = None
     for line in read_lines(folder / "evaluations.jsonl"):
         assert line.keys() >= {"step", "metrics", "best"}
+        order = (line["value"], -(line["loss"] or 0.0))
+        assert line["best"] == (before is None or order > before)
+        before = order if line["best"] else before
         assert line["metrics"]
     predictions = read_lines(folder / "predictions.jsonl")
     assert all(line.keys() >= PREDICTION_KEYS for line in predictions)

@@ -41,7 +41,10 @@ MIXES = (0.25, 0.5, 0.75)
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """One look at validation. value is the deciding metric, larger is better; NaN is never best."""
+    """One look at validation. value is the deciding metric, larger is better.
+
+    best: better than every look before, the one at the start included; NaN is never best.
+    """
 
     step: int
     epoch: float
@@ -221,13 +224,14 @@ class _Run:
     def judge_start(self, evaluate: Evaluate, log_evaluation: Callable[[Evaluation], None]) -> None:
         """Evaluate before the first step, so that tuning never ends worse than it began.
 
-        The start is kept beside the best, not as the best: patience counts what tuning does.
+        The start is kept beside the best of training: patience counts what tuning does.
         """
         self.model.eval()
         value, loss, metrics = evaluate()
         self.model.train()
         self.progress.start_value, self.progress.start_loss = value, loss
-        self._note(Evaluation(0, 0.0, value, loss, dict(metrics)), log_evaluation)
+        best = not math.isnan(value)
+        self._note(Evaluation(0, 0.0, value, loss, dict(metrics), best), log_evaluation)
         self.save()
 
     @contextmanager
@@ -371,7 +375,8 @@ class _Run:
             progress.best_step, progress.stale = progress.step, 0
         else:
             progress.stale += 1
-        now = Evaluation(progress.step, self._epoch(), value, loss, dict(metrics), better)
+        best = better and not (progress.start_value, -progress.start_loss) > (value, -loss)
+        now = Evaluation(progress.step, self._epoch(), value, loss, dict(metrics), best)
         self._note(now, log_evaluation)
         return better
 
