@@ -10,7 +10,7 @@ import difflib
 import io
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, NoReturn, Self
+from typing import Annotated, Any, Literal, NoReturn, Self, get_args
 
 from pydantic import ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_core import PydanticCustomError
@@ -316,6 +316,66 @@ class BusinessSection(Section):
     """What one wrong answer costs."""
 
 
+class Knob(Section):
+    """What one recipe key may take in a search: a range, or a list of choices."""
+
+    low: float | None = None
+    """The least value of a range."""
+    high: float | None = None
+    """The largest value of a range."""
+    log: bool = False
+    """Search the range by its logarithm."""
+    step: float | None = Field(default=None, gt=0)
+    """Values lie this far apart; for whole numbers 1."""
+    whole: bool = False
+    """Whole numbers only."""
+    choices: tuple[str | int | float | bool | None, ...] = ()
+    """The values to choose from, in place of a range."""
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> Self:
+        ranged = self.low is not None and self.high is not None
+        if bool(self.choices) == ranged or (self.low is None) != (self.high is None):
+            raise ValueError("give low and high, or choices")
+        if self.low is not None and self.high is not None and self.low >= self.high:
+            raise ValueError("low must lie below high")
+        if self.log and (self.low is None or self.low <= 0 or self.step):
+            raise ValueError("log wants low above 0 and no step")
+        return self
+
+
+class SearchSection(Section):
+    """What `search` may vary, and for how long."""
+
+    space: dict[str, Knob] = Field(default_factory=dict)
+    """Recipe keys and what each may take: training.learning_rate: {low, high, log}."""
+    trials: int = Field(default=20, ge=1)
+    """Trainings that are begun at most."""
+    promotion: Literal["asha", "hyperband", "none"] = "asha"
+    """Which trials go on to more rows; by extrapolated score, never by the pilot's own."""
+    storage: str | None = None
+    """A database of the study, sqlite:///FILE or postgresql://...; default: in the folder."""
+    sampler: Literal["tpe", "random"] = "tpe"
+    """How the next trial is drawn."""
+
+    @field_validator("space")
+    @classmethod
+    def _known_keys(cls, space: dict[str, Knob]) -> dict[str, Knob]:
+        for key in space:
+            section, _, name = key.partition(".")
+            sections: dict[str, type[Section]] = {
+                "training": TrainingSection,
+                "adapter": AdapterSection,
+            }
+            known = sections.get(section)
+            if known is None or name not in known.model_fields:
+                raise ValueError(
+                    f"{key} cannot be searched; use a key of training or adapter, such as "
+                    "training.learning_rate"
+                )
+        return space
+
+
 class Recipe(Section):
     """A complete run. Written by `tunewright init`, read by every command."""
 
@@ -326,7 +386,9 @@ class Recipe(Section):
     provider: str = "here"
     """Who trains: here."""
     base_model: Annotated[str, Field(min_length=1)] = "embedded:minilm"
-    """Hub id, folder, or embedded:NAME."""
+    """Hub id, folder, or embedded:NAME; a list of them is for `choose`."""
+    candidates: tuple[str, ...] = ()
+    """Bases to choose from: what a list under base_model becomes."""
     base_revision: str | None = None
     """Branch, tag or commit of a hub model."""
     trust_remote_code: bool = False
@@ -337,12 +399,23 @@ class Recipe(Section):
     evaluation: EvaluationSection = EvaluationSection()
     budget: BudgetSection = BudgetSection()
     business: BusinessSection = BusinessSection()
-    search: None = None
-    """Hyper-parameter search; null in this version."""
+    search: SearchSection | None = None
+    """What `search` may vary; null: its usual space."""
     watch: None = None
     """Monitoring in production; null in this version."""
     retune: None = None
     """Tuning again; null in this version."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _list_of_bases(cls, values: Any) -> Any:
+        """`base_model: [a, b]` as candidates, the first standing for the base."""
+        if isinstance(values, dict) and isinstance(values.get("base_model"), (list, tuple)):
+            names = list(values["base_model"])
+            if not names:
+                raise ValueError("base_model is an empty list; name at least one base")
+            return {**values, "base_model": names[0], "candidates": names}
+        return values
 
     @field_validator("provider")
     @classmethod
@@ -473,15 +546,23 @@ def _real_keys(location: list[str]) -> list[str]:
             break
         keys.append(part)
         info = section.model_fields.get(part)
-        inner = info.annotation if info else None
-        section = inner if isinstance(inner, type) and issubclass(inner, Section) else None
+        section = _section_of(info.annotation) if info else None
     return keys
+
+
+def _section_of(annotation: Any) -> type[Section] | None:
+    """The section that a field holds, also where it may be null instead."""
+    for inner in (annotation, *get_args(annotation)):
+        if isinstance(inner, type) and issubclass(inner, Section):
+            found: type[Section] = inner
+            return found
+    return None
 
 
 def _known_keys(path: list[str]) -> list[str]:
     section: Any = Recipe
     for part in path:
-        section = section.model_fields[part].annotation
+        section = _section_of(section.model_fields[part].annotation)
     return list(section.model_fields)
 
 
@@ -501,4 +582,9 @@ def _resolve_paths(recipe: Recipe, folder: Path) -> Recipe:
         beside = folder / value
         if not Path(value).exists() and beside.exists():
             changes[key] = str(beside)
+    if any(not Path(name).exists() and (folder / name).exists() for name in recipe.candidates):
+        changes["candidates"] = tuple(
+            str(folder / name) if not Path(name).exists() and (folder / name).exists() else name
+            for name in recipe.candidates
+        )
     return with_values(recipe, changes) if changes else recipe

@@ -6,6 +6,8 @@ A trial is a real training by the real loop, judged once on validation; it keeps
 from __future__ import annotations
 
 import gc
+import hashlib
+import shutil
 import tempfile
 import time
 from collections import Counter, defaultdict
@@ -24,10 +26,11 @@ from tunewright.evaluate.score import score
 from tunewright.journal import Journal, silence
 from tunewright.metrics.table import find_metric, metrics_for
 from tunewright.model.load import Base
-from tunewright.records import Example, Score
+from tunewright.records import Example, Score, StepLog
 from tunewright.setup import Setup, first_by_content, make_setup, open_model
+from tunewright.store import append_jsonl, read_jsonl
 from tunewright.train.head import start_head
-from tunewright.train.loop import Evaluation, fit
+from tunewright.train.loop import Evaluation, Fitted, fit
 from tunewright.train.objectives import OBJECTIVES
 from tunewright.validation import MOST_GENERATED, make_evaluate
 
@@ -99,6 +102,64 @@ def deciding_metric(recipe: Recipe, prepared: Prepared) -> str:
     return metrics_for(layout.task, splits.train + splits.test, layout.labels)[0]
 
 
+def trial_key(recipe: Recipe, prepared: Prepared, metric: str, *extra: object) -> str:
+    """16 hex digits that are equal exactly where a trial would be the same."""
+    shown = recipe.model_dump(
+        mode="json", include={"task", "objective", "base_model", "base_revision", "adapter"}
+    )
+    shown["training"] = recipe.training.model_dump(
+        mode="json", exclude={"save_interval_s", "save_steps", "num_workers", "trackers"}
+    )
+    splits = prepared.splits
+    digest = hashlib.sha256(repr((sorted(shown.items()), metric, extra)).encode())
+    for rows in (splits.train, splits.validation):
+        digest.update("\n".join(example.id for example in rows).encode())
+    return digest.hexdigest()[:16]
+
+
+@dataclass(frozen=True, slots=True)
+class TrialBook:
+    """Trials of a folder: what was measured is read, what was begun goes on, the rest is run."""
+
+    folder: Path
+
+    @property
+    def path(self) -> Path:
+        """One line per finished trial."""
+        return self.folder / "trials.jsonl"
+
+    def known(self) -> dict[str, Trial]:
+        """Finished trials by key."""
+        found = {}
+        for line in read_jsonl(self.path):
+            values = {**line["trial"], "ci95": tuple(line["trial"]["ci95"])}
+            found[str(line["key"])] = Trial(**values)
+        return found
+
+    def run(
+        self,
+        recipe: Recipe,
+        prepared: Prepared,
+        metric: str,
+        journal: Journal,
+        *,
+        careful: bool = False,
+        rate_factor: float = 1.0,
+    ) -> Trial:
+        """As run_trial; killed in between, the same call goes on from the last checkpoint."""
+        key = trial_key(recipe, prepared, metric, careful, rate_factor)
+        done = self.known().get(key)
+        if done is not None:
+            return done
+        place = self.folder / "unfinished" / key
+        made = run_trial(
+            recipe, prepared, metric, journal, place=place, careful=careful, rate_factor=rate_factor
+        )
+        append_jsonl(self.path, [{"key": key, "trial": made}])
+        shutil.rmtree(place, ignore_errors=True)
+        return made
+
+
 def run_trial(
     recipe: Recipe,
     prepared: Prepared,
@@ -107,26 +168,22 @@ def run_trial(
     *,
     place: Path | None = None,
     careful: bool = False,
+    rate_factor: float = 1.0,
     on_evaluation: Callable[[Evaluation], None] | None = None,
 ) -> Trial:
     """Train by the recipe on prepared's training rows and judge on its validation rows.
 
     careful: as a whole run does, looking at validation each epoch and keeping the best weights;
     else one look at the end, for looks are what a small pilot would spend most on.
-    place: where checkpoints go; a trial found there half done goes on. Raises what training raises.
+    place: where checkpoints go; a trial found there half done goes on. rate_factor multiplies the
+    learning rate that the recipe gives for so many rows. Raises what training raises.
     """
     started = time.monotonic()
-    quiet = silence()
-    if not careful:
-        recipe = with_values(
-            recipe,
-            {"training.early_stopping_patience": None, "training.interpolate": "off"},
-        )
-    setup = make_setup(recipe, prepared, quiet)
-    journal.warnings += [text for text in quiet.warnings if text not in journal.warnings]
+    setup = _settle(recipe, prepared, journal, careful, rate_factor)
     with tempfile.TemporaryDirectory(prefix="tunewright-") as temporary:
-        where = place or Path(temporary)
-        steps, base, tokens = _train(setup, metric, where, journal, careful, on_evaluation)
+        watch = (lambda _: None) if on_evaluation is None else on_evaluation
+        looks = careful or on_evaluation is not None
+        fitted, base = _train(setup, metric, place or Path(temporary), journal, looks, watch)
         result = _judge(setup, base, metric)
     free(base)
     training = setup.recipe.training
@@ -140,12 +197,31 @@ def run_trial(
         ci95=result.ci95,
         num_judged=result.n,
         seconds=time.monotonic() - started,
-        steps=steps,
+        steps=fitted.steps,
         row_passes=rows * training.num_epochs,
-        tokens=tokens,
+        tokens=fitted.tokens,
         learning_rate=training.learning_rate,
         num_epochs=training.num_epochs,
     )
+
+
+def _settle(
+    recipe: Recipe, prepared: Prepared, journal: Journal, careful: bool, rate_factor: float
+) -> Setup:
+    """Every "auto" settled without a word; warnings reach the journal once."""
+    quiet = silence()
+    if not careful:
+        changes = {"training.early_stopping_patience": None, "training.interpolate": "off"}
+        recipe = with_values(recipe, changes)
+    setup = make_setup(recipe, prepared, quiet)
+    journal.warnings += [text for text in quiet.warnings if text not in journal.warnings]
+    if rate_factor == 1.0:
+        return setup
+    rates = {
+        f"training.{name}": rate_factor * float(getattr(setup.recipe.training, name))
+        for name in ("learning_rate", "head_learning_rate")
+    }
+    return replace(setup, recipe=with_values(setup.recipe, rates))
 
 
 def _train(
@@ -153,35 +229,34 @@ def _train(
     metric: str,
     place: Path,
     journal: Journal,
-    careful: bool,
-    on_evaluation: Callable[[Evaluation], None] | None,
-) -> tuple[int, Base, int]:
-    """(steps taken, the tuned base, tokens seen)."""
+    looks: bool,
+    log_evaluation: Callable[[Evaluation], None],
+    log_step: Callable[[StepLog], None] = lambda step: None,
+) -> tuple[Fitted, Base]:
+    """Train, and leave the tuned weights in the base that comes back."""
     tuning = open_model(setup, silence())
     rows = setup.standardised(render(setup.prepared.splits.train, setup.rendering))
-    training, plan = setup.recipe.training, tuning.plan
-    fitted_head = training.head_init != "random" and start_head(tuning.base, rows, plan.pad_id)
-    wish = training.interpolate
-    mixing = wish == "on" or (wish == "auto" and fitted_head)
-    evaluate = make_evaluate(setup, tuning.base, (metric,)) if careful or on_evaluation else None
-    if not careful and on_evaluation is None:
-        plan = replace(plan, eval_steps=1 << 30)
+    training = setup.recipe.training
+    fitted_head = training.head_init != "random" and start_head(
+        tuning.base, rows, tuning.plan.pad_id
+    )
+    mixing = training.interpolate == "on" or (training.interpolate == "auto" and fitted_head)
     fitted = fit(
         tuning.base.model,
         tuning.parameters,
         rows,
-        replace(plan, fitted_start=mixing and careful),
+        replace(tuning.plan, fitted_start=mixing and looks),
         training,
         objective=OBJECTIVES[setup.objective],
-        evaluate=evaluate,
+        evaluate=make_evaluate(setup, tuning.base, (metric,)) if looks else None,
         checkpoints=place,
-        log_step=lambda step: None,
-        log_evaluation=on_evaluation or (lambda evaluation: None),
+        log_step=log_step,
+        log_evaluation=log_evaluation,
         forget_after=lambda step: None,
         journal=journal,
-        resume=any(place.glob("step-*")) if place.exists() else False,
+        resume=place.exists() and any(place.glob("step-*")),
     )
-    return fitted.steps, tuning.base, fitted.tokens
+    return replace(fitted, weights={}), tuning.base
 
 
 def _judge(setup: Setup, base: Base, metric: str) -> Score:
@@ -191,6 +266,35 @@ def _judge(setup: Setup, base: Base, metric: str) -> Score:
     predictions = setup.asker(base).predict(rows, system="tuned", split="validation")
     labels, seed = setup.prepared.layout.labels, setup.recipe.training.seed
     return score(predictions, (metric,), labels=labels, seed=seed).metrics[metric]
+
+
+def overfit_batch(
+    recipe: Recipe, prepared: Prepared, rows: Sequence[Example], steps: int
+) -> tuple[float, ...]:
+    """Losses of `steps` steps on one batch of these rows alone, from a head of noise, nothing in
+    the way: no dropout, smoothing, warm-up or decay. A sound set-up learns it by heart.
+    """
+    changes = {
+        "training.num_epochs": float(steps),
+        "training.batch_size": len(rows),
+        "training.gradient_accumulation_steps": "auto",
+        "training.max_steps": None,
+        "training.head_init": "random",
+        "training.lr_scheduler": "constant",
+        **dict.fromkeys(
+            ("training.dropout", "training.token_dropout", "training.label_smoothing",
+             "training.warmup_ratio", "training.weight_decay"), 0.0,
+        ),
+    }  # fmt: skip
+    setup = _settle(with_values(recipe, changes), with_rows(prepared, rows), silence(), False, 1.0)
+    losses: list[float] = []
+    with tempfile.TemporaryDirectory(prefix="tunewright-") as place:
+        _, base = _train(
+            setup, "", Path(place), silence(), False, lambda _: None,
+            lambda step: losses.append(step.loss),
+        )  # fmt: skip
+    free(base)
+    return tuple(losses)
 
 
 def free(base: Base) -> None:

@@ -19,6 +19,7 @@ from tunewright.cli.evaluate import evaluate
 from tunewright.cli.export import export
 from tunewright.cli.init import init
 from tunewright.cli.output import Answer, run_command
+from tunewright.cli.pilot import pilot
 from tunewright.cli.plan import plan
 from tunewright.cli.quickstart import quickstart
 from tunewright.cli.report import report
@@ -67,6 +68,7 @@ COMMANDS: tuple[Callable[..., Answer], ...] = (
     init,
     plan,
     check,
+    pilot,
     train,
     evaluate,
     compare,

@@ -116,6 +116,8 @@ def extrapolate(
 ) -> Floats:
     """(R,) losses at `at` rows: `weight` of the two-parameter form, the rest of the other."""
     losses_RP = np.maximum(np.atleast_2d(losses_RP), 1e-9)
+    if losses_RP.shape[1] == 1:
+        return np.asarray(losses_RP[:, 0])
     log_a, b = fit_two(sizes, losses_RP)
     two_R = np.exp(log_a - b * math.log(at))
     c, log_a3, b3 = fit_three(sizes, losses_RP)

@@ -59,7 +59,7 @@ def start_head(base: Base, rows: Sequence[Row], pad_id: int) -> bool:
         return False
     mean, deviation = features_NH.mean(axis=0), float(features_NH.std(axis=0).mean())
     standard_NH = (features_NH - mean) / max(deviation, 1e-12)
-    fitted = _fit(standard_NH, rows)
+    fitted = _fit(standard_NH, rows, base.plain.config.num_labels)
     if fitted is None:
         return False
     weight_KH, bias_K = fitted
@@ -127,9 +127,12 @@ def _features(
 
 
 def _fit(
-    features_NH: NDArray[np.float64], rows: Sequence[Row]
+    features_NH: NDArray[np.float64], rows: Sequence[Row], num_labels: int
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
-    """(weight (K, H), bias (K,)) of a penalised linear model on standardised features."""
+    """(weight (K, H), bias (K,)) of a penalised linear model on standardised features.
+
+    A label without a row, as in a small part of the data, starts below all others.
+    """
     from sklearn.linear_model import LogisticRegression, Ridge
 
     first = rows[0].target
@@ -139,11 +142,17 @@ def _fit(
     if not isinstance(first, int):
         return None  # several labels per row: a head from noise does as well
     strength = 1.0 / (2.0 * PENALTY * len(rows))
+    targets = [row.target for row in rows]
+    if len(set(targets)) < 2:
+        return None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # unconverged is good enough for a start
         model = LogisticRegression(C=strength, max_iter=100)
-        model.fit(features_NH, [row.target for row in rows])
+        model.fit(features_NH, targets)
     weight, bias = model.coef_, model.intercept_
     if len(model.classes_) == 2:  # one row of weights stands for both classes
         weight, bias = np.vstack([-weight, weight]) / 2, np.hstack([-bias, bias]) / 2
-    return weight, bias
+    full_KH = np.zeros((num_labels, features_NH.shape[1]))
+    full_K = np.full(num_labels, bias.min() - 1.0)
+    full_KH[model.classes_], full_K[model.classes_] = weight, bias
+    return full_KH, full_K
