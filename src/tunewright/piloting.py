@@ -37,7 +37,7 @@ from tunewright.journal import Journal, silence
 from tunewright.records import Derived, Example
 from tunewright.report_pilot import make_pilot_page
 from tunewright.setup import Setup, first_by_content, make_setup
-from tunewright.store import write_atomic, write_json
+from tunewright.store import to_plain, write_atomic, write_json
 from tunewright.train.loop import Evaluation
 from tunewright.train.step import NonFiniteLossError
 from tunewright.trial import (
@@ -298,7 +298,8 @@ def _report(
 
 def _write(folder: Path, recipe: Recipe, setup: Setup, report: PilotReport, factor: float) -> None:
     """pilot.json and its page; recipe.yaml for the whole run, with the rate that was checked."""
-    document = {**document_of(report), "time": time.strftime("%Y-%m-%dT%H:%M:%S")}
+    now = time.strftime("%Y-%m-%dT%H:%M:%S")
+    document = to_plain({**document_of(report), "time": now})
     write_json(folder / "pilot.json", document)
     write_atomic(folder / "pilot.html", make_pilot_page(document))
     whole, derived = recipe, []

@@ -20,7 +20,7 @@ from tunewright.figures import (
     show_value,
     system_title,
 )
-from tunewright.report_page import page_environment
+from tunewright.report_page import render_page
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -111,9 +111,8 @@ def make_pilot_page(document: Mapping[str, Any]) -> str:
     """The whole of pilot.html: answer, curve with its band, table, price; no request is made."""
     metric = str(document["metric"])
     tone, sign = SIGNS[str(document["answer"])]
-    environment, shared = page_environment()
-    page: str = environment.get_template("pilot.html.j2").render(
-        **shared,
+    return render_page(
+        "pilot.html.j2",
         document=document,
         tone=tone,
         sign=sign,
@@ -122,7 +121,6 @@ def make_pilot_page(document: Mapping[str, Any]) -> str:
         rows=_table(document, metric),
         notes=[*_more_lines(document), *_price_lines(document)],
     )
-    return page + "\n"
 
 
 def _curve(document: Mapping[str, Any], metric: str) -> Any:

@@ -13,6 +13,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -22,6 +23,8 @@ from tunewright.data.prepare import Prepared
 from tunewright.data.render import render
 from tunewright.data.split import make_units
 from tunewright.decide.curves import Goal, Point
+from tunewright.errors import Refusal, RunError
+from tunewright.evaluate.predict import continue_text
 from tunewright.evaluate.score import score
 from tunewright.journal import Journal, silence
 from tunewright.metrics.table import find_metric, metrics_for
@@ -32,6 +35,8 @@ from tunewright.store import append_jsonl, read_jsonl
 from tunewright.train.head import start_head
 from tunewright.train.loop import Evaluation, Fitted, fit
 from tunewright.train.objectives import OBJECTIVES
+from tunewright.train.optimize import MasterAdamW
+from tunewright.train.step import MicroBatching, NonFiniteLossError, take_step
 from tunewright.validation import MOST_GENERATED, make_evaluate
 
 MOST_JUDGED = 2000
@@ -152,9 +157,15 @@ class TrialBook:
         if done is not None:
             return done
         place = self.folder / "unfinished" / key
-        made = run_trial(
-            recipe, prepared, metric, journal, place=place, careful=careful, rate_factor=rate_factor
-        )
+        act = partial(
+            run_trial, recipe, prepared, metric, journal, place=place, careful=careful,
+            rate_factor=rate_factor,
+        )  # fmt: skip
+        try:
+            made = act()
+        except RunError:  # its half belongs to another version of something: begin anew
+            shutil.rmtree(place, ignore_errors=True)
+            made = act()
         append_jsonl(self.path, [{"key": key, "trial": made}])
         shutil.rmtree(place, ignore_errors=True)
         return made
@@ -263,7 +274,11 @@ def _judge(setup: Setup, base: Base, metric: str) -> Score:
     rows = setup.prepared.splits.validation
     if setup.task in ("generate", "chat"):
         rows = first_by_content(rows, MOST_GENERATED)
-    predictions = setup.asker(base).predict(rows, system="tuned", split="validation")
+    asker = setup.asker(base)
+    if metric == "bits_per_byte":  # needs no answer, only the reference's likelihood
+        predictions = continue_text(asker, rows, "tuned", "validation", lambda done: None)
+    else:
+        predictions = asker.predict(rows, system="tuned", split="validation")
     labels, seed = setup.prepared.layout.labels, setup.recipe.training.seed
     return score(predictions, (metric,), labels=labels, seed=seed).metrics[metric]
 
@@ -295,6 +310,42 @@ def overfit_batch(
         )  # fmt: skip
     free(base)
     return tuple(losses)
+
+
+def ramp_losses(
+    recipe: Recipe, prepared: Prepared, factors: Sequence[float]
+) -> tuple[float, tuple[float, ...]]:
+    """(the usual learning rate, losses of one step at each multiple of it): a range test.
+
+    Ends early where the loss is not finite or four times the least so far: it blew up.
+    """
+    setup = _settle(recipe, prepared, silence(), False, 1.0)
+    tuning = open_model(setup, silence())
+    rows = setup.standardised(render(setup.prepared.splits.train, setup.rendering))
+    plan, training = tuning.plan, setup.recipe.training
+    if training.head_init != "random":
+        start_head(tuning.base, rows, plan.pad_id)
+    optimizer = MasterAdamW(tuning.parameters, plan.head_names, plan.rates, training)
+    device = tuning.parameters[0][1].device
+    cutting = MicroBatching(plan.max_batch_tokens, plan.pad_id, device, training.packing)
+    tuning.base.model.train()
+    losses: list[float] = []
+    size = min(plan.batch_size, len(rows))
+    for step, factor in enumerate(factors):
+        batch = [rows[(step * size + i) % len(rows)] for i in range(size)]
+        try:
+            made = take_step(
+                tuning.base.model, batch, cutting, optimizer, OBJECTIVES[setup.objective],
+                rate_factor=factor, seed=training.seed + step, on_out_of_memory=lambda most: None,
+                label_smoothing=training.label_smoothing,
+            )  # fmt: skip
+        except (NonFiniteLossError, Refusal):
+            break
+        losses.append(made.loss)
+        if made.loss > 4.0 * max(min(losses), 1e-3) and step > 5:
+            break
+    free(tuning.base)
+    return plan.rates.base, tuple(losses)
 
 
 def free(base: Base) -> None:

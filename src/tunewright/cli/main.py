@@ -13,6 +13,7 @@ import typer
 
 from tunewright.cli.chat import chat
 from tunewright.cli.check import check
+from tunewright.cli.choose import choose
 from tunewright.cli.compare import compare
 from tunewright.cli.doctor import doctor
 from tunewright.cli.evaluate import evaluate
@@ -24,6 +25,7 @@ from tunewright.cli.plan import plan
 from tunewright.cli.quickstart import quickstart
 from tunewright.cli.report import report
 from tunewright.cli.runs import runs
+from tunewright.cli.search import search
 from tunewright.cli.train import train
 
 
@@ -66,9 +68,11 @@ def _tunewright(
 COMMANDS: tuple[Callable[..., Answer], ...] = (
     quickstart,
     init,
-    plan,
     check,
+    choose,
+    plan,
     pilot,
+    search,
     train,
     evaluate,
     compare,

@@ -10,15 +10,15 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from tunewright.data.batch import batches_by_length, make_batch
 from tunewright.data.render import Row, input_text
-from tunewright.evaluate.material import Floats
 from tunewright.evaluate.predict import EVALUATION_TOKENS, Asker
 from tunewright.records import Example
 
 
-def layer_means(asker: Asker, examples: Sequence[Example]) -> Floats:
+def layer_means(asker: Asker, examples: Sequence[Example]) -> NDArray[np.float64]:
     """(B, H) hidden states, mean over real tokens and over all layers but the embeddings."""
     base = asker.base
     texts = [input_text(example, asker.rendering) or " " for example in examples]
@@ -29,7 +29,7 @@ def layer_means(asker: Asker, examples: Sequence[Example]) -> Floats:
     backbone = getattr(plain, plain.base_model_prefix, plain)
     if base.kind == "encoder-decoder":
         backbone = plain.get_encoder()
-    out: Floats | None = None
+    out: NDArray[np.float64] | None = None
     for part in batches_by_length(rows, EVALUATION_TOKENS):
         pad = int(base.tokenizer.pad_token_id or 0)
         batch = make_batch([rows[i] for i in part], pad_id=pad, device=base.device)
