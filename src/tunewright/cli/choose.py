@@ -78,6 +78,7 @@ def choose(
       3 interrupted; the same command goes on
       4 our own fault
     """  # fmt: skip
+    # Long because every option carries its help.
     from tunewright.choosing import candidates_in, choose_base, document_of, winner_of
     from tunewright.config import read_recipe, with_values
     from tunewright.journal import ConsoleJournal
