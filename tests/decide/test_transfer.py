@@ -62,4 +62,4 @@ def test_h_score_is_bounded_by_the_number_of_classes(data):
     labels, signal, _ = data
     exact = np.eye(4)[labels]
     assert 0 < h_score(signal, labels) < 3
-    assert h_score(exact[:, :3] + 1e-6 * signal[:, :3], labels) == pytest.approx(3, abs=0.1)
+    assert 2.5 < h_score(exact[:, :3] + 1e-6 * signal[:, :3], labels) <= 3.01
