@@ -31,6 +31,7 @@ FLOORS = (
     (
         "setup",
         "planning",
+        "preflight",
         "checking",
         "exporting",
         "model_card",

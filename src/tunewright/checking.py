@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from tunewright import figures
@@ -22,6 +23,7 @@ from tunewright.evaluate.baselines import Material, run_baselines
 from tunewright.evaluate.score import score
 from tunewright.journal import Journal
 from tunewright.metrics.table import metrics_for
+from tunewright.preflight import preflight
 from tunewright.records import Example, Finding
 
 SEVERITIES = ("error", "warn", "info")
@@ -53,17 +55,28 @@ class Checkup:
 
 
 def check(
-    recipe: Recipe, journal: Journal, *, only: Iterable[str] | None = None, learn: bool = True
+    recipe: Recipe,
+    journal: Journal,
+    *,
+    only: Iterable[str] | None = None,
+    learn: bool = True,
+    runs: Path | None = None,
 ) -> Checkup:
     """Read, split and audit the data of a recipe, and make its card.
 
     only: names of the audits to run, all by default. learn: also try cheap models on it.
+    runs: folder of the runs; where given, the rest of the recipe is checked too.
     Raises DataError where the data cannot be read at all.
     """
     prepared = prepare(recipe.data, recipe.task, journal)
     found = audit(prepared, recipe, journal, only=only)
+    ready = preflight(recipe, prepared, runs, journal) if runs is not None else None
+    found += ready.findings if ready else ()
     findings = tuple(rank_findings((*prepared.findings, *found)))
-    card = make_full_card(replace(prepared, findings=findings))
+    lengths = {"train": ready.token_lengths} if ready else None
+    card = make_full_card(replace(prepared, findings=findings), lengths)
+    if ready:
+        card["preflight"] = ready.facts
     if learn:
         card["learnability"] = try_cheap_models(prepared, recipe.training.seed, journal)
     return Checkup(prepared, findings, card)

@@ -32,7 +32,14 @@ from tunewright.store import (
 )
 
 DROPPED = "dropped.jsonl"
-SURE_KINDS = ("empty_input", "missing_output", "blank_answer", "duplicate_exact", "leak_exact")
+SURE_KINDS = (
+    "empty_input",
+    "missing_output",
+    "blank_answer",
+    "duplicate_exact",
+    "leak_exact",
+    "leak_text",
+)
 """What is taken out unasked: rows without content, exact repeats, copies of test rows."""
 _PLACE = re.compile(r"^(.+?:\d+)(?= \(|$)")
 

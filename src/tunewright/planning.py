@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tunewright.config import AdapterSection, Recipe, with_values
 from tunewright.cost.calibration import Calibration, calibrate
@@ -30,6 +30,9 @@ from tunewright.prices import Prices
 from tunewright.records import Derived, Example
 from tunewright.registry import forecast_records
 from tunewright.store import read_json
+
+if TYPE_CHECKING:
+    from tunewright.data.prepare import Prepared
 
 CHARS_PER_TOKEN = 3.6
 """Of English text in the usual vocabularies; used only where the tokenizer's files are missing."""
@@ -84,12 +87,16 @@ def make_plan(
     *,
     prices: Prices,
     card: Path | None = None,
+    prepared: Prepared | None = None,
     calibration: Mapping[str, Calibration] | None = None,
     today: date | None = None,
 ) -> Plan:
-    """Forecast a recipe on a device by arithmetic. Raises ModelError, DataError, RecipeError."""
+    """Forecast a recipe on a device by arithmetic. Raises ModelError, DataError, RecipeError.
+
+    prepared: the recipe's data where it has been read already.
+    """
     shape = find_shape(recipe)
-    lengths = read_card(card) if card else measure_lengths(recipe, shape, journal)
+    lengths = read_card(card) if card else measure_lengths(recipe, shape, journal, prepared)
     facts = make_facts(recipe, shape, lengths, device)
     filled, derived = settle(recipe, facts, device)
     work = make_work(filled, facts, shape, num_labels=lengths.labels)
@@ -274,11 +281,13 @@ def _num_labels(task: str, labels: int) -> int:
     return 1 + 2 * labels if task == "tag" else max(1, labels)
 
 
-def measure_lengths(recipe: Recipe, shape: ModelShape, journal: Journal) -> Lengths:
+def measure_lengths(
+    recipe: Recipe, shape: ModelShape, journal: Journal, prepared: Prepared | None = None
+) -> Lengths:
     """Read the data and count it in the base's tokens; by characters without its tokenizer."""
     from tunewright.data.prepare import prepare
 
-    prepared = prepare(recipe.data, recipe.task, journal)
+    prepared = prepared or prepare(recipe.data, recipe.task, journal)
     splits, layout = prepared.splits, prepared.layout
     if not splits.train:
         raise DataError(f"{recipe.data.train}: no rows left to train on")

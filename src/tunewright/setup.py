@@ -277,7 +277,7 @@ def _load(
 def _rendering(recipe: Recipe, prepared: Prepared, base: Base, *, max_length: int) -> Rendering:
     template = recipe.data.chat_template
     if template is not None:
-        base.tokenizer.chat_template = _template_text(template)
+        base.tokenizer.chat_template = template_text(template)
     return Rendering(
         task=prepared.layout.task,
         tokenizer=base.tokenizer,
@@ -291,7 +291,7 @@ def _rendering(recipe: Recipe, prepared: Prepared, base: Base, *, max_length: in
     )
 
 
-def _template_text(template: str) -> str:
+def template_text(template: str) -> str:
     """The template itself, or what stands in the file that is named. Raises RecipeError."""
     if "{" in template:
         return template

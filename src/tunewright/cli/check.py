@@ -110,7 +110,8 @@ def check(
 
     from tunewright.checking import check as look
 
-    checkup = look(recipe, journal, learn=not review)
+    runs = Path("runs") if is_recipe(what) and not review else None
+    checkup = look(recipe, journal, learn=not review, runs=runs)
     if review:
         return _review(checkup, kept_in)
     written = None
@@ -123,12 +124,17 @@ def check(
     return _answer(what, checkup, written, html, strict=strict, every_row=every_row)
 
 
+def is_recipe(what: str) -> bool:
+    """True for a path that ends as recipes do."""
+    return Path(what).suffix.lower() in (".yaml", ".yml")
+
+
 def read_what(what: str, task: str | None, overrides: list[str]) -> Recipe:
     """The recipe at a path, or one made up for data. Raises UserError."""
     from tunewright.config import make_recipe, parse_recipe, read_recipe
 
     given = [f"task={task}"] if task else []
-    if Path(what).suffix.lower() in (".yaml", ".yml"):
+    if is_recipe(what):
         return read_recipe(Path(what), [*overrides, *given])
     check_is_file_like(what)
     if not overrides:

@@ -38,6 +38,8 @@ def show_checkup(what: str, checkup: Checkup, console: Console, *, every_row: bo
         table.add_row(f"[{colour}]{sign}[/]", rows, _say(item, every_row=every_row))
     if checkup.findings:
         console.print(table)
+    for name, value in checkup.card.get("preflight", {}).items():
+        console.print(f"{_begin(name)}: {value}", markup=False)
     learned = checkup.card.get("learnability")
     if learned:
         console.print(_begin(learned["line"]), markup=False)
