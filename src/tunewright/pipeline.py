@@ -26,7 +26,7 @@ from tunewright.config import Recipe, dump_recipe, parse_recipe
 from tunewright.data.prepare import Prepared, prepare
 from tunewright.data.preview import Preview, make_preview
 from tunewright.data.render import Row, render, target_tokens_lost
-from tunewright.errors import Refusal, RunError, UserError
+from tunewright.errors import RecipeError, Refusal, RunError, UserError
 from tunewright.evaluate.compare import compare
 from tunewright.evaluate.details import make_details
 from tunewright.evaluate.saved import read_predictions, save_predictions
@@ -127,6 +127,11 @@ def _train(recipe: Recipe, folder: RunFolder, journal: Journal, resume: bool) ->
 def _prepare(recipe: Recipe, folder: RunFolder, journal: Journal, resume: bool) -> Setup:
     """Everything before the first step. A run that fails here leaves its folder as it was."""
     try:
+        if recipe.candidates:
+            raise RecipeError(
+                f"base_model is a list of {len(recipe.candidates)}; `tunewright choose` finds the "
+                "one to train"
+            )
         check_rivals(recipe)
         check_workers(recipe.training.num_workers)
         prepared = prepare(recipe.data, recipe.task, journal)
