@@ -19,7 +19,7 @@ FILLERS = 60
 
 
 def make_base(folder: Path, *, num_words: int = 3000, hidden: int = 64) -> Path:
-    """A random one-layer BERT that knows whole words w0, w1, ...; saved in Hugging Face's layout."""
+    """A random one-layer BERT that knows whole words, saved in the layout of Hugging Face."""
     if (folder / "model.safetensors").exists():
         return folder
     import torch
