@@ -16,6 +16,7 @@ from tunewright.data.audit.giveaway import (
     find_known_answers,
     find_prompts_alike,
 )
+from tunewright.data.audit.label_errors import find_label_errors
 from tunewright.data.audit.language import find_other_languages
 from tunewright.data.audit.leaks import find_near_leaks
 from tunewright.data.audit.lengths import find_blank_answers, find_truncated
@@ -68,6 +69,7 @@ AUDITS: dict[str, Audit] = {
     "blank_answers": find_blank_answers,
     "other_languages": find_other_languages,
     "unsafe_answers": find_unsafe_answers,
+    "label_errors": find_label_errors,
     "giveaways": find_giveaways,
     "prompts_alike": find_prompts_alike,
     "triggers": find_triggers,
