@@ -1,33 +1,31 @@
 """Data with a planted truth, and a base so small that a training takes a second.
 
-Each text holds one keyword of its label among filler words. Few keywords per label and every
-label's keywords seen early make a plateau; hundreds of keywords, each seen rarely, a steep curve.
+The base is a one-layer BERT over whole words. Its word embeddings are planted: words of one topic
+lie around one centre, as pre-training would put them, so it can generalise from words that it saw
+in training to words that it did not, which counting words cannot.
 """
 
 from __future__ import annotations
 
 import csv
-import sys
 from pathlib import Path
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-
-NUM_LABELS = 4
+TOPICS, WORDS = 48, 60
 FILLERS = 60
 
 
-def make_base(folder: Path, *, num_words: int = 3000, hidden: int = 64) -> Path:
-    """A random one-layer BERT that knows whole words, saved in the layout of Hugging Face."""
+def make_base(folder: Path, *, spread: float = 0.5, hidden: int = 64) -> Path:
+    """The base, as Hugging Face lays it out. spread: of words around their topic's centre."""
     if (folder / "model.safetensors").exists():
         return folder
     import torch
     import transformers
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
-    names = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    words = [*names, *(f"w{i}" for i in range(num_words)), *(f"f{i}" for i in range(FILLERS))]
+    names = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"f{i}" for i in range(FILLERS))]
+    words = [*names, *(f"t{t}w{i}" for t in range(TOPICS) for i in range(WORDS))]
     raw = Tokenizer(models.WordLevel({w: i for i, w in enumerate(words)}, unk_token="[UNK]"))
     raw.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     raw.post_processor = processors.TemplateProcessing(
@@ -43,33 +41,44 @@ def make_base(folder: Path, *, num_words: int = 3000, hidden: int = 64) -> Path:
         vocab_size=len(words), hidden_size=hidden, num_hidden_layers=1, num_attention_heads=4,
         intermediate_size=2 * hidden, max_position_embeddings=64, pad_token_id=0,
     )  # fmt: skip
+    model = transformers.BertModel(config)
+    with torch.no_grad():
+        table = model.embeddings.word_embeddings.weight
+        table[len(names) :] = torch.randn(TOPICS, hidden).repeat_interleave(WORDS, 0)
+        table[len(names) :] += spread * torch.randn(TOPICS * WORDS, hidden)
+        table[5 : len(names)] = 0.1 * torch.randn(FILLERS, hidden)
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save_pretrained(folder)
-    transformers.BertModel(config).save_pretrained(folder)
+    model.save_pretrained(folder)
+    # As a sentence encoder says it: its states are to be averaged.
+    (folder / "1_Pooling").mkdir(exist_ok=True)
+    (folder / "1_Pooling" / "config.json").write_text('{"pooling_mode_mean_tokens": true}')
     return folder
 
 
 def write_rows(
-    path: Path, *, num_rows: int, keywords: int, noise: float, shuffled: bool, seed: int
+    path: Path,
+    *,
+    num_rows: int,
+    topics: int,
+    noise: float = 0.0,
+    shuffled: bool = False,
+    seed: int = 1,
 ) -> Path:
-    """A csv of text and label. keywords: different ones per label, Zipf-distributed where many.
+    """A csv of text and label: two words of the label's topic among six that say nothing.
 
     noise: share of labels drawn at random. shuffled: every label belongs to some other text.
     """
     dice = np.random.default_rng(seed)
-    labels = dice.integers(0, NUM_LABELS, num_rows)
-    ranks = np.arange(1, keywords + 1, dtype=float)
-    chances = ranks**-0.7 if keywords > 20 else np.ones(keywords)
-    picks = dice.choice(keywords, num_rows, p=chances / chances.sum())
+    labels = dice.integers(0, topics, num_rows)
+    drawn = dice.integers(0, topics, num_rows)
+    told = np.where(dice.random(num_rows) < noise, drawn, labels)
+    told = dice.permutation(told) if shuffled else told
     with open(path, "w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["text", "label"])
-        told = np.where(
-            dice.random(num_rows) < noise, dice.integers(0, NUM_LABELS, num_rows), labels
-        )
-        told = dice.permutation(told) if shuffled else told
-        for label, pick, shown in zip(labels, picks, told, strict=True):
-            filler = [f"f{i}" for i in dice.integers(0, FILLERS, 5)]
-            words = [*filler, f"w{label * keywords + pick}"]
-            writer.writerow([" ".join(dice.permutation(words)), f"label-{shown}"])
+        for label, shown in zip(labels, told, strict=True):
+            words = [f"f{i}" for i in dice.integers(0, FILLERS, 6)]
+            words += [f"t{label}w{i}" for i in dice.integers(0, WORDS, 2)]
+            writer.writerow([" ".join(dice.permutation(words)), f"label-{shown:02d}"])
     return path

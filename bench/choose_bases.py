@@ -1,0 +1,57 @@
+"""`choose` among five made bases on real rows, against the truth: each of them trained whole.
+
+The bases: the embedded MiniLM, its truncations to 2 and 4 layers, one with random weights, and a
+tiny Llama. The truth comes from trainings.py; the choice is the product's own, on the same rows, as is.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+from record import at_least, at_most, record
+from trainings import BASES, SEED, WORK, base_path, measured, set_values
+from tunewright.choosing import choose_base, document_of, winner_of
+from tunewright.config import make_recipe
+from tunewright.journal import ConsoleJournal
+
+HARDWARE = "2 shared cores of an AMD EPYC with AVX512-BF16, one thread"
+SETS = ("banking77", "sms_spam")
+
+
+def choice(data: str) -> dict[str, object]:
+    names = {base_path(name): name for name in BASES}
+    values = {**set_values(data), "base_model": list(names)}
+    values["data"] = {**values["data"], "split_seed": SEED}
+    folder = WORK / f"choose-{data}"
+    report = choose_base(make_recipe(values), folder, ConsoleJournal(), live=False)
+    document = document_of(report)
+    winner = names[winner_of(report) or ""]
+    kept = ("expected", "fate", "probe", "band90")
+    rows = {names[row["name"]]: {key: row[key] for key in kept} for row in document["candidates"]}
+    return {"winner": winner, "spent": document["spent"], "candidates": rows,
+            "expected_regret": document["expected_regret"]}  # fmt: skip
+
+
+def main(sets: tuple[str, ...]) -> None:
+    for data in sets:
+        path = WORK / f"choice-{data}.json"
+        if not path.exists():
+            path.write_text(json.dumps(choice(data)))
+    known = measured()
+    bars, extra = [], {}
+    for data in SETS:
+        truth = {name: known[f"{data} {name} 1/1 full"].value for name in BASES}
+        made = json.loads(Path(WORK / f"choice-{data}.json").read_text())
+        short = 100 * (max(truth.values()) - truth[made["winner"]])
+        bars += [
+            at_most(f"{data}: below the truly best", short, 0.5, "points"),
+            at_least(f"{data}: the random one is not chosen", made["winner"] != "random", 1),
+        ]
+        extra[data] = {**made, "truth": truth}
+    record("choose_bases", bars, HARDWARE, extra)
+
+
+if __name__ == "__main__":
+    main(tuple(sys.argv[1:]) or SETS)
