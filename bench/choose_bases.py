@@ -1,7 +1,7 @@
 """`choose` among five made bases on real rows, against the truth: each of them trained whole.
 
 The bases: the embedded MiniLM, its truncations to 2 and 4 layers, one with random weights, and a
-tiny Llama. The truth comes from trainings.py; the choice is the product's own, on the same rows, as is.
+tiny Llama. The truth comes from trainings.py; the choice is the product's own on the same rows.
 """
 
 from __future__ import annotations

@@ -80,6 +80,17 @@ def test_a_list_is_chosen_from_not_trained(made, tmp_path):
         train(recipe, tmp_path / "run", silence())
 
 
+def test_a_base_that_kills_the_process_is_left_out_in_the_end(place, tmp_path):
+    values = make_values(tmp_path)
+    base = str(values["base_model"])
+    tries = {f"{base}: facts": 2}
+    (tmp_path / "c").mkdir()
+    (tmp_path / "c" / "trying.json").write_text(json.dumps(tries))
+    report = choose_base(make_recipe(values), tmp_path / "c", silence(), live=False)
+    assert report.candidates[0].fate == "crashed" and "died 2 times" in report.candidates[0].reason
+    assert winner_of(report) is None
+
+
 def test_a_folder_of_models_is_a_list(place, tmp_path):
     assert len(candidates_in("catalog")) > 20
     shutil.copytree(place / "base", tmp_path / "models" / "one")

@@ -8,7 +8,8 @@ candidate that fails at any of them has a row that says so, and the others go on
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,7 @@ from tunewright.model.safety import first_line
 from tunewright.piloting import pin
 from tunewright.records import Derived, Example, Score
 from tunewright.setup import Setup, first_by_content, make_setup
-from tunewright.store import write_atomic, write_json
+from tunewright.store import read_json, write_atomic, write_json
 from tunewright.trial import (
     TrialBook,
     deciding_metric,
@@ -59,6 +60,8 @@ MOST_PILOTED = 12
 """Candidates that go on to pilots; the probes choose them where there are more."""
 LEAST_PILOT_ROWS = 32
 CHARACTERS_PER_TOKEN = 4
+MOST_DEATHS = 2
+"""Times that a stage of one base may take the whole process along before it is left out."""
 MARGIN = 0.005
 """Of the metric's range: what a smaller base may lose and still be called not worse."""
 
@@ -185,7 +188,12 @@ class _Work:
         row.stage = stage
         started = time.monotonic()
         try:
-            act()
+            with self._noted(row, stage) as deaths:
+                if deaths >= MOST_DEATHS:
+                    row.fate = "crashed"
+                    row.reason = f"the process died {deaths} times at this stage: {stage}"
+                else:
+                    act()
         except (Interrupted, KeyboardInterrupt, RecipeError):
             raise
         except Refusal as error:
@@ -198,6 +206,20 @@ class _Work:
         row.seconds += time.monotonic() - started
         if row.fate:
             self.journal.warn(f"{row.name}: {row.fate} ({row.reason})")
+
+    @contextmanager
+    def _noted(self, row: Candidate, stage: str) -> Iterator[int]:
+        """Write down what is being tried, so that a base that takes the process with it (memory, a
+        fault in a library) is known when the same command is run again; yields its deaths so far.
+        """
+        path, key = self.folder / "trying.json", f"{row.name}: {stage}"
+        tries = read_json(path) if path.exists() else {}
+        deaths = int(tries.get(key, 0))
+        write_json(path, {**tries, key: deaths + 1})
+        try:
+            yield deaths
+        finally:
+            write_json(path, {**tries, key: deaths if deaths >= MOST_DEATHS else 0})
 
 
 def _standing(rows: Iterable[Candidate]) -> list[Candidate]:
