@@ -30,6 +30,7 @@ FLOORS = (
     ("train", "evaluate", "decide", "monitor", "providers", "report", "registry", "serve"),
     (
         "setup",
+        "hosting",
         "planning",
         "preflight",
         "checking",

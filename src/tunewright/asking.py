@@ -182,21 +182,30 @@ def _load(what: str, precision: str | None = None) -> tuple[Base, Mapping[str, A
     return load_tuned(str(place) if place.is_dir() else what, device=device, dtype=dtype), manifest
 
 
-def _asker(base: Base, manifest: Mapping[str, Any], task: str) -> Asker:
-    scale = manifest.get("scale") or {}
+def make_rendering(
+    tokenizer: Any, manifest: Mapping[str, Any], base: Base, *, task: str
+) -> Rendering:
+    """How the model that `manifest` describes reads text; the rest is told by its base."""
     length = manifest.get("max_length") or min(longest_input(base) or 2048, 2048)
     edges = tuple((name, tuple(values)) for name, values in manifest.get("column_edges") or ())
     native = manifest.get("native_template")
-    rendering = Rendering(
+    if native is None:
+        native = not manifest.get("default_template", base.default_template)
+    return Rendering(
         task=task,
-        tokenizer=base.tokenizer,
+        tokenizer=tokenizer,
         max_length=int(length),
         labels=base.labels,
         multi_label=base.multi_label,
         seq2seq=base.kind == "encoder-decoder" and task in ("generate", "chat"),
-        native_template=not base.default_template if native is None else bool(native),
+        native_template=bool(native),
         column_edges=edges,
     )
+
+
+def _asker(base: Base, manifest: Mapping[str, Any], task: str) -> Asker:
+    scale = manifest.get("scale") or {}
+    rendering = make_rendering(base.tokenizer, manifest, base, task=task)
     most = int(manifest.get("max_new_tokens") or DEFAULT_NEW_TOKENS)
     return Asker(base, rendering, most, Scale(**scale) if scale else Scale())
 

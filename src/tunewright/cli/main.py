@@ -26,6 +26,7 @@ from tunewright.cli.quickstart import quickstart
 from tunewright.cli.report import report
 from tunewright.cli.runs import runs
 from tunewright.cli.search import search
+from tunewright.cli.serve import serve
 from tunewright.cli.train import train
 
 
@@ -79,6 +80,7 @@ COMMANDS: tuple[Callable[..., Answer], ...] = (
     report,
     export,
     chat,
+    serve,
     runs,
     doctor,
 )

@@ -1,0 +1,79 @@
+"""The HTTP server: routes, guard, counters, in one application."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+
+from tunewright.api import about, chat, completions, decide
+from tunewright.api.errors import (
+    ApiError,
+    on_api_error,
+    on_http_error,
+    on_invalid,
+    on_own_error,
+)
+from tunewright.api.guard import LOOPBACK, App, Guard, Scope
+from tunewright.api.state import State
+from tunewright.errors import TunewrightError
+from tunewright.hosting import Hosting
+
+ROUTERS = (about.router, chat.router, completions.router, decide.router)
+
+
+def make_app(
+    hosting: Hosting,
+    *,
+    keys: Iterable[str] = (),
+    hosts: Iterable[str] = LOOPBACK,
+    deadline_s: float = 600.0,
+) -> App:
+    """An ASGI application on these models. keys: none means that no key is asked for."""
+    state = State(hosting, deadline_s)
+
+    @asynccontextmanager
+    async def life(app: FastAPI) -> AsyncIterator[None]:
+        yield
+        hosting.close()
+
+    app = FastAPI(title="Tunewright", lifespan=life, docs_url=None, redoc_url=None)
+    app.state.server = state
+    for router in ROUTERS:
+        app.include_router(router)
+    app.add_exception_handler(ApiError, on_api_error)
+    app.add_exception_handler(HTTPException, on_http_error)
+    app.add_exception_handler(RequestValidationError, on_invalid)
+    app.add_exception_handler(TunewrightError, on_own_error)
+    return _Counted(Guard(app, keys=keys, hosts=hosts), state)
+
+
+class _Counted:
+    """ASGI middleware that counts requests and their time, by route."""
+
+    def __init__(self, app: App, state: State) -> None:
+        self.app, self.state = app, state
+
+    async def __call__(self, scope: Scope, receive: Any, send: Any) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        started, status = time.perf_counter(), "500"
+
+        async def watched(message: Any) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = str(message["status"])
+            await send(message)
+
+        try:
+            await self.app(scope, receive, watched)
+        finally:
+            route = getattr(scope.get("route"), "path", "other")
+            self.state.requests.labels(route, status).inc()
+            self.state.seconds.labels(route).observe(time.perf_counter() - started)

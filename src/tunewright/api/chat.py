@@ -1,0 +1,138 @@
+"""POST /v1/chat/completions: whole or streamed."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+from fastapi import APIRouter
+from fastapi import Request as HttpRequest
+from fastapi.responses import JSONResponse, Response, StreamingResponse
+
+from tunewright.api.answers import Stream, Written, take, write_all
+from tunewright.api.errors import ApiError
+from tunewright.api.prompts import ChatBody, make_request
+from tunewright.api.state import State, state_of
+from tunewright.hosting import TextModel
+from tunewright.model.engine import Token
+
+router = APIRouter()
+EVENT_STREAM = "text/event-stream"
+
+
+@router.post("/v1/chat/completions")
+async def create_chat_completion(body: ChatBody, http: HttpRequest) -> Response:
+    """Answer a conversation."""
+    body.check()
+    state = state_of(http)
+    model = await state.open_text(body.model)
+    prompt = body.prompt_ids(model)
+    most = body.max_completion_tokens or body.max_tokens or model.max_new_tokens
+    tops = (body.top_logprobs or 0) if body.logprobs else 0
+    requests = [
+        make_request(body, model, prompt, choice, most, tops) for choice in range(body.n or 1)
+    ]
+    for request in requests:
+        model.runner.engine.space(request.prompt, request.max_new_tokens)
+    if body.stream:
+        if len(requests) > 1:
+            raise ApiError(400, "n: a stream has one answer; leave n out", param="n")
+        events = _events(body, model, requests[0], state, http, len(prompt))
+        return StreamingResponse(events, media_type=EVENT_STREAM)
+    answers = await write_all(model.runner, requests, http, state.deadline_s)
+    state.count_tokens(len(prompt), sum(len(item.tokens) for item in answers))
+    return JSONResponse(_whole(body, model, answers, len(prompt)))
+
+
+def _whole(
+    body: ChatBody, model: TextModel, answers: list[Written], num_prompt: int
+) -> dict[str, Any]:
+    return {
+        "id": f"chatcmpl-{secrets.token_hex(12)}",
+        "object": "chat.completion",
+        "created": int(time.time()),
+        "model": body.model,
+        "choices": [
+            {
+                "index": number,
+                "message": {"role": "assistant", "content": item.text, "refusal": None},
+                "logprobs": _logprobs(body, model, item.tokens),
+                "finish_reason": item.finish_reason,
+            }
+            for number, item in enumerate(answers)
+        ],
+        "usage": usage(num_prompt, sum(len(item.tokens) for item in answers)),
+        "system_fingerprint": None,
+    }
+
+
+def _logprobs(body: ChatBody, model: TextModel, tokens: list[Token]) -> dict[str, Any] | None:
+    if not body.logprobs:
+        return None
+    return {"content": [_one_logprob(model, token) for token in tokens], "refusal": None}
+
+
+def _one_logprob(model: TextModel, token: Token) -> dict[str, Any]:
+    return {
+        **_spelled(model, token.id, token.log_probability),
+        "top_logprobs": [_spelled(model, number, value) for number, value in token.tops],
+    }
+
+
+def _spelled(model: TextModel, number: int, value: float) -> dict[str, Any]:
+    text = model.rendering.tokenizer.decode([number])
+    return {"token": text, "logprob": value, "bytes": list(text.encode())}
+
+
+async def _events(
+    body: ChatBody, model: TextModel, request: Any, state: State, http: HttpRequest, num_prompt: int
+) -> AsyncIterator[str]:
+    """Server-sent events: a chunk for each piece, a last one with the reason, [DONE]."""
+    frame = {
+        "id": f"chatcmpl-{secrets.token_hex(12)}",
+        "object": "chat.completion.chunk",
+        "created": int(time.time()),
+        "model": body.model,
+        "system_fingerprint": None,
+    }
+
+    def chunk(delta: dict[str, Any], reason: str | None, logprobs: Any = None) -> str:
+        choice = {"index": 0, "delta": delta, "logprobs": logprobs, "finish_reason": reason}
+        return event({**frame, "choices": [choice]})
+
+    written = Written()
+    yield chunk({"role": "assistant", "content": "", "refusal": None}, None)
+    try:
+        async with Stream(model.runner, request, state.deadline_s) as stream:
+            async for token in stream.tokens(http):
+                take(written, token, model.runner.engine.ends)
+                is_text = token.id >= 0 and token.id not in model.runner.engine.ends
+                logprobs = _logprobs(body, model, [token]) if is_text else None
+                if token.text or logprobs:
+                    yield chunk({"content": token.text}, None, logprobs)
+    except ApiError as error:
+        yield event({"error": {"message": error.message, "type": error.kind, "param": None,
+                               "code": error.code}})  # fmt: skip
+        return
+    state.count_tokens(num_prompt, len(written.tokens))
+    yield chunk({}, written.finish_reason)
+    if body.wants_usage:
+        yield event({**frame, "choices": [], "usage": usage(num_prompt, len(written.tokens))})
+    yield "data: [DONE]\n\n"
+
+
+def event(content: dict[str, Any]) -> str:
+    """One server-sent event."""
+    return f"data: {json.dumps(content, ensure_ascii=False)}\n\n"
+
+
+def usage(num_prompt: int, num_written: int) -> dict[str, int]:
+    """Token counts as clients bill by."""
+    return {
+        "prompt_tokens": num_prompt,
+        "completion_tokens": num_written,
+        "total_tokens": num_prompt + num_written,
+    }

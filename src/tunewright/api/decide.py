@@ -1,0 +1,92 @@
+"""POST /v1/classify and /v1/embeddings: models that answer in one pass."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import struct
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter
+from fastapi import Request as HttpRequest
+from fastapi.responses import JSONResponse, Response
+from pydantic import BaseModel, ConfigDict, Field
+
+from tunewright.api.errors import ApiError, choose_text
+from tunewright.api.state import state_of
+from tunewright.records import Prediction, Span
+from tunewright.serve.batches import BatchRunner
+
+router = APIRouter()
+MAX_TEXTS = 2048
+
+
+class Texts(BaseModel):
+    """Texts to decide on or to embed."""
+
+    model_config = ConfigDict(extra="allow", protected_namespaces=())
+
+    model: Annotated[str, Field(min_length=1, max_length=512)]
+    input: Any
+    encoding_format: Literal["float", "base64"] = "float"
+    dimensions: int | None = None
+
+
+@router.post("/v1/classify")
+async def classify(body: Texts, http: HttpRequest) -> Response:
+    """A label (or value, or spans) and its confidence for each text, with every label's score."""
+    state = state_of(http)
+    model = await state.open_labels(body.model)
+    texts = _texts(body)
+    predictions: list[Prediction] = await _ask(model.runner, texts)
+    data = [_decision(number, item, model.labels) for number, item in enumerate(predictions)]
+    return JSONResponse({"object": "list", "model": body.model, "data": data})
+
+
+@router.post("/v1/embeddings")
+async def embeddings(body: Texts, http: HttpRequest) -> Response:
+    """A vector of unit length for each text."""
+    if body.dimensions is not None:
+        raise ApiError(400, "dimensions: the model's own are given", param="dimensions")
+    runner = await state_of(http).open_embedding(body.model)
+    vectors = await _ask(runner, _texts(body))
+    data = [
+        {"object": "embedding", "index": number, "embedding": _encode(vector, body.encoding_format)}
+        for number, vector in enumerate(vectors)
+    ]
+    counts = {"prompt_tokens": 0, "total_tokens": 0}
+    return JSONResponse({"object": "list", "model": body.model, "data": data, "usage": counts})
+
+
+def _texts(body: Texts) -> list[str]:
+    texts = choose_text(body.input, "input")
+    if len(texts) > MAX_TEXTS:
+        raise ApiError(400, f"input: at most {MAX_TEXTS} texts in one request", param="input")
+    if not all(texts):
+        raise ApiError(400, "input: an empty text", param="input")
+    return texts
+
+
+async def _ask(runner: BatchRunner, texts: list[str]) -> list[Any]:
+    futures = runner.submit(texts)
+    return list(await asyncio.gather(*(asyncio.wrap_future(future) for future in futures)))
+
+
+def _decision(number: int, item: Prediction, labels: tuple[str, ...]) -> dict[str, Any]:
+    answer: Any = item.prediction
+    if isinstance(answer, tuple):
+        answer = [
+            {"start": p.start, "end": p.end, "label": p.label} if isinstance(p, Span) else p
+            for p in answer
+        ]
+    scores = None
+    if item.probabilities is not None:
+        scores = dict(zip(labels, item.probabilities, strict=True))
+    return {"index": number, "label": answer, "score": item.confidence, "scores": scores}
+
+
+def _encode(vector: Any, encoding: str) -> Any:
+    values = [float(value) for value in vector]
+    if encoding == "float":
+        return values
+    return base64.b64encode(struct.pack(f"<{len(values)}f", *values)).decode()

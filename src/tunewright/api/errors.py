@@ -1,0 +1,85 @@
+"""Errors as OpenAI's clients read them: {"error": {"message", "type", "param", "code"}}."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from tunewright.errors import ModelError, TunewrightError
+from tunewright.serve.text import Busy
+
+RETRY_AFTER_S = 1
+
+
+class ApiError(Exception):
+    """A refusal with its HTTP status."""
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        kind: str = "invalid_request_error",
+    ) -> None:
+        super().__init__(message)
+        self.status, self.message, self.param, self.code = status, message, param, code
+        self.kind = kind
+
+
+def no_such_model(name: str) -> ApiError:
+    """404 in the words that clients look for."""
+    message = f"The model `{name}` does not exist or you do not have access to it."
+    return ApiError(404, message, param="model", code="model_not_found")
+
+
+def envelope(error: ApiError) -> JSONResponse:
+    """The reply for an error."""
+    body = {"message": error.message, "type": error.kind, "param": error.param, "code": error.code}
+    headers = {"Retry-After": str(RETRY_AFTER_S)} if error.status == 429 else {}
+    return JSONResponse({"error": body}, status_code=error.status, headers=headers)
+
+
+async def on_api_error(request: Request, error: Exception) -> JSONResponse:
+    """An error raised on purpose."""
+    assert isinstance(error, ApiError)
+    return envelope(error)
+
+
+async def on_http_error(request: Request, error: Exception) -> JSONResponse:
+    """Routes that are not there, methods that do not fit."""
+    assert isinstance(error, HTTPException)
+    message = f"{request.method} {request.url.path}: {error.detail}"
+    return envelope(ApiError(error.status_code, message))
+
+
+async def on_invalid(request: Request, error: Exception) -> JSONResponse:
+    """A body or query that is not of the right form; the first fault is told."""
+    assert isinstance(error, RequestValidationError)
+    fault = error.errors()[0]
+    place = ".".join(str(part) for part in fault["loc"][1:]) or "body"
+    return envelope(ApiError(400, f"{place}: {fault['msg']}", param=place, code="invalid_value"))
+
+
+async def on_own_error(request: Request, error: Exception) -> JSONResponse:
+    """Errors of the floors below, by what they mean to a client."""
+    if isinstance(error, Busy):
+        return envelope(ApiError(429, str(error), kind="rate_limit_error", code="server_busy"))
+    if isinstance(error, ModelError):
+        return envelope(ApiError(400, str(error), code="model_error"))
+    assert isinstance(error, TunewrightError)
+    return envelope(ApiError(400 if error.exit_status == 2 else 500, str(error)))
+
+
+def choose_text(value: Any, name: str) -> list[str]:
+    """A string or a list of strings, as a list. Raises ApiError."""
+    if isinstance(value, str):
+        return [value]
+    if isinstance(value, list) and value and all(isinstance(item, str) for item in value):
+        return list(value)
+    raise ApiError(400, f"{name}: give a string or a list of strings", param=name)

@@ -1,0 +1,98 @@
+"""`tunewright serve`: tuned models behind OpenAI's API, on one's own machine."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tunewright.cli.options import AsJson
+from tunewright.cli.output import Answer
+from tunewright.errors import UserError
+
+KEY = "TUNEWRIGHT_API_KEY"
+
+
+def serve(
+    models: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[MODEL]...",
+            help="Run folders, model folders or hub ids; default: all of runs/.",
+        ),
+    ] = None,
+    host: Annotated[str, typer.Option(help="Where to listen.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes any free one.")] = 8000,
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="A further Host that requests may name; repeatable."),
+    ] = None,
+    deadline_s: Annotated[
+        float, typer.Option(min=1, help="The longest that an answer may take.")
+    ] = 600.0,
+    max_waiting: Annotated[
+        int, typer.Option(min=1, help="Requests that may wait; one more is answered 429.")
+    ] = 256,
+    as_json: AsJson = False,
+) -> Answer:
+    """Answer chat, completion, embedding and classification requests as OpenAI's API does.
+
+    Adapters of one base share it in memory and are mixed in one batch. Listens on loopback; for
+    other addresses set TUNEWRIGHT_API_KEY, which clients then send as their API key.
+
+    Example:
+      tunewright serve runs/tickets
+      OPENAI_BASE_URL=http://127.0.0.1:8000/v1 python my_client.py
+
+    Exit status:
+      0 stopped by Ctrl-C
+      2 a model cannot be served, or the port is taken
+      4 our own fault
+    """
+    from tunewright.api.guard import LOOPBACK, check_binding
+
+    keys = [key for key in os.environ.get(KEY, "").split(",") if key]
+    check_binding(host, keys)
+    sources = list(models or _runs_here())
+    if not sources:
+        raise UserError("serve: no model given and none below runs/; name a run, folder or hub id")
+
+    import socket
+
+    import uvicorn
+
+    from tunewright.api.app import make_app
+    from tunewright.hosting import Hosting, find_served
+
+    hosting = Hosting(find_served(sources), max_waiting=max_waiting)
+    hosts = {*LOOPBACK, host, *(allow_host or ())}
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        raise UserError(
+            f"--host {host} --port {port}: cannot listen there ({error.strerror}); give another "
+            "--port"
+        ) from None
+    taken = listener.getsockname()[1]
+    shown = f"[{host}]" if ":" in host else host
+    address = f"http://{shown}:{taken}/v1"
+    print(f"serving {', '.join(hosting.models)}", file=sys.stderr)
+    print(f"OPENAI_BASE_URL={address}", file=sys.stderr, flush=True)
+    app = make_app(hosting, keys=keys, hosts=hosts, deadline_s=deadline_s)
+    config = uvicorn.Config(app, log_level="warning", access_log=False, server_header=False)
+    uvicorn.Server(config).run(sockets=[listener])
+    return Answer({"stopped": True, "address": address}, lambda console: None)
+
+
+def _runs_here() -> list[str]:
+    """Finished runs below runs/ that have a model."""
+    root = Path("runs")
+    if not root.is_dir():
+        return []
+    return sorted(str(path) for path in root.iterdir() if (path / "model").is_dir())
