@@ -74,7 +74,7 @@ class AuditMaterial:
         return found
 
 
-def unit(states: Floats) -> Floats:
+def unit(states: NDArray[np.floating[Any]]) -> Floats:
     """Rows scaled to length 1, as float32; rows of zeros stay."""
     states = np.nan_to_num(np.asarray(states, dtype=np.float32))
     lengths = np.linalg.norm(states, axis=1, keepdims=True)

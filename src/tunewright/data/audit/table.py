@@ -23,6 +23,7 @@ from tunewright.data.audit.lengths import find_blank_answers, find_truncated
 from tunewright.data.audit.material import AuditMaterial
 from tunewright.data.audit.near import find_near_duplicates
 from tunewright.data.audit.privacy import find_personal_data
+from tunewright.data.audit.surprising import find_surprising_answers
 from tunewright.data.audit.templates import find_missing_ends, find_template_traces
 from tunewright.data.audit.triggers import find_triggers
 from tunewright.data.audit.unsafe import find_unsafe_answers
@@ -70,6 +71,7 @@ AUDITS: dict[str, Audit] = {
     "other_languages": find_other_languages,
     "unsafe_answers": find_unsafe_answers,
     "label_errors": find_label_errors,
+    "surprising_answers": find_surprising_answers,
     "giveaways": find_giveaways,
     "prompts_alike": find_prompts_alike,
     "triggers": find_triggers,
