@@ -38,6 +38,8 @@ FLOORS = (
         "model_card",
         "cleaning",
         "validation",
+        "probing",
+        "worth",
         "trial",
         "piloting",
         "choosing",

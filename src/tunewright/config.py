@@ -10,7 +10,7 @@ import difflib
 import io
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, NoReturn, Self, get_args
+from typing import Annotated, Any, Literal, NoReturn, Self, get_args, get_origin
 
 from pydantic import ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_core import PydanticCustomError
@@ -280,6 +280,11 @@ class TrainingSection(Section):
     trackers: tuple[Literal["tensorboard", "mlflow", "wandb"], ...] = ()
     """Where numbers also go, beside steps.jsonl."""
 
+    @field_validator("activation_checkpointing", "interpolate", mode="before")
+    @classmethod
+    def _yaml_reads_on_as_true(cls, value: Any) -> Any:
+        return {True: "on", False: "off"}.get(value, value) if isinstance(value, bool) else value
+
 
 class EvaluationSection(Section):
     """How the result is judged."""
@@ -307,13 +312,77 @@ class BudgetSection(Section):
     """Most memory; a recipe that needs more is refused."""
 
 
-class BusinessSection(Section):
-    """What the answers are worth; read by the cost-benefit page."""
+NotNegative = Annotated[float, Field(ge=0)]
+Doubtful = NotNegative | tuple[NotNegative, NotNegative, NotNegative]
 
-    requests_per_month: float | None = Field(default=None, ge=0)
+
+class BusinessOption(Section):
+    """One way of answering requests: what it reads and writes, what that costs, how it errs."""
+
+    model: str | None = None
+    """Name in the price table, for its token prices; null: tokens cost nothing here."""
+    input_tokens: float = Field(default=0.0, ge=0.0)
+    """Tokens read per request, prompt and examples included."""
+    cached_tokens: float = Field(default=0.0, ge=0.0)
+    """Of those, tokens that come from the provider's cache."""
+    output_tokens: float = Field(default=0.0, ge=0.0)
+    """Tokens written per request."""
+    usd_per_request: float = Field(default=0.0, ge=0.0)
+    """What a request costs beside tokens: a person's time, a flat fee."""
+    usd_per_month: float = Field(default=0.0, ge=0.0)
+    """Hosting, whether asked or not."""
+    build_usd: float = Field(default=0.0, ge=0.0)
+    """What it costs once; the tuned model's own cost is added from the run."""
+    error_rate: float | None = Field(default=None, ge=0.0, le=1.0)
+    """Share of wrong answers; null: as measured on test under this name."""
+    latency_s: float = Field(default=0.0, ge=0.0)
+    """Seconds until the answer."""
+
+
+class BusinessSection(Section):
+    """What the answers are worth, and what they cost; read by `benefit` and by every report.
+
+    A figure in doubt may be given as [low, likely, high], ends of a 90 % range.
+    """
+
+    requests_per_month: Doubtful | None = None
     """How often the model will be asked."""
-    cost_per_error_usd: float | None = Field(default=None, ge=0)
+    cost_per_error_usd: Doubtful | None = None
     """What one wrong answer costs."""
+    error_relevance: float = Field(default=1.0, ge=0.0, le=1.0)
+    """Share of wrong answers that cost anything."""
+    months: int = Field(default=12, ge=1, le=120)
+    """How long the model will be used."""
+    discount_per_year: float = Field(default=0.08, ge=0.0, le=1.0)
+    """What money costs; later savings count less."""
+    latency_usd_per_s: float = Field(default=0.0, ge=0.0)
+    """What a second less of waiting is worth, per request."""
+    price_spread: float = Field(default=0.0, ge=0.0, le=5.0)
+    """Share by which prices may turn out lower or higher (90 % range)."""
+    instead_of: str = "auto"
+    """The system that the tuned model would replace; auto: the cheapest other one."""
+    labelled_rows: int | None = Field(default=None, ge=0)
+    """Rows that were labelled for this; null: all rows of the run."""
+    minutes_per_label: float = Field(default=0.0, ge=0.0)
+    """Minutes of a person for one row; 0: the labels were there anyway."""
+    usd_per_hour: float = Field(default=0.0, ge=0.0)
+    """What an hour of a person costs, for labelling and for people_hours."""
+    people_hours: float = Field(default=0.0, ge=0.0)
+    """Hours of people beside labelling: setting up, looking at results, releasing."""
+    search_usd: float = Field(default=0.0, ge=0.0)
+    """Money for pilots and search."""
+    evaluation_usd: float = Field(default=0.0, ge=0.0)
+    """Money for evaluation beside the run itself: judges, people who read answers."""
+    train_usd: float | None = Field(default=None, ge=0.0)
+    """Money for the training; null: its hours at the price of the machine."""
+    monitoring_usd_per_month: float = Field(default=0.0, ge=0.0)
+    """Money for watching the tuned model."""
+    retunes_per_year: float = Field(default=0.0, ge=0.0, le=1000.0)
+    """How often it will be tuned again; each costs training, search and evaluation once more."""
+    prices: str | None = None
+    """A file of your own prices (see `docs/benefit.md`)."""
+    options: dict[str, BusinessOption] = Field(default_factory=dict)
+    """Per system its tokens, prices and errors: `tuned`, a baseline of the run, or another name."""
 
 
 class Knob(Section):
@@ -541,28 +610,43 @@ def _real_keys(location: list[str]) -> list[str]:
     """Drop pydantic's own path parts (union branches) from an error's location."""
     keys: list[str] = []
     section: type[Section] | None = Recipe
+    named: type[Section] | None = None
     for part in location:
         if section is None:
             break
         keys.append(part)
+        if named is not None:  # a name that the user chose, then the keys of what it stands for
+            section, named = named, None
+            continue
         info = section.model_fields.get(part)
-        section = _section_of(info.annotation) if info else None
+        section, named = _section_of(info.annotation if info else None)
+        section = section or (named and Section)
     return keys
 
 
-def _section_of(annotation: Any) -> type[Section] | None:
-    """The section that a field holds, also where it may be null instead."""
+def _section_of(annotation: Any) -> tuple[type[Section] | None, type[Section] | None]:
+    """(section, None) of a section, also where it may be null; (None, section) of a table of them.
+
+    A table holds sections under names that the user chooses.
+    """
+    if get_origin(annotation) is dict:
+        inner = get_args(annotation)[1]
+        return None, inner if isinstance(inner, type) and issubclass(inner, Section) else None
     for inner in (annotation, *get_args(annotation)):
         if isinstance(inner, type) and issubclass(inner, Section):
-            found: type[Section] = inner
-            return found
-    return None
+            return inner, None
+    return None, None
 
 
 def _known_keys(path: list[str]) -> list[str]:
     section: Any = Recipe
+    named: type[Section] | None = None
     for part in path:
-        section = _section_of(section.model_fields[part].annotation)
+        if named is not None:
+            section, named = named, None
+            continue
+        found, named = _section_of(section.model_fields[part].annotation)
+        section = found or section
     return list(section.model_fields)
 
 
@@ -575,6 +659,7 @@ def _resolve_paths(recipe: Recipe, folder: Path) -> Recipe:
         "data.validation": recipe.data.validation,
         "data.test": recipe.data.test,
         "data.chat_template": recipe.data.chat_template,
+        "business.prices": recipe.business.prices,
     }
     for key, value in candidates.items():
         if not isinstance(value, str) or len(value) > 4000 or "\n" in value:

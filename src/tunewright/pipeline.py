@@ -13,6 +13,7 @@ import socket
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -66,6 +67,7 @@ from tunewright.train.head import start_head
 from tunewright.train.loop import Evaluation, Fitted, fit
 from tunewright.train.objectives import OBJECTIVES, Objective, with_penalty
 from tunewright.validation import make_evaluate
+from tunewright.worth import find_worth, is_filled, prices_of, worth_document
 
 QUICKSTART = """\
 task: classify
@@ -381,6 +383,7 @@ def _report(
         "primary_metric": metrics[0],
     }
     cost = _cost(setup, fitted, seconds)
+    details.update(_worth(setup, predictions, seconds))
     verdict, because, next_steps = judge(
         results,
         comparisons,
@@ -402,6 +405,28 @@ def _report(
         next_steps=next_steps,
         details=details,
     )
+
+
+def _worth(
+    setup: Setup, predictions: Mapping[str, Sequence[Prediction]], seconds: float
+) -> dict[str, Any]:
+    """The short form of `benefit`, once the recipe says what answers are worth."""
+    if not is_filled(setup.recipe.business) or "tuned" not in predictions:
+        return {}
+    splits, today = setup.prepared.splits, datetime.now(UTC).date()
+    try:
+        worth = find_worth(
+            setup.recipe,
+            {system: rows for system, rows in predictions.items() if rows},
+            setup.prepared.layout.labels,
+            num_rows=len(splits.train) + len(splits.validation) + len(splits.test),
+            train_hours=seconds / 3600,
+            prices=prices_of(setup.recipe, today),
+            today=today,
+        )
+    except RecipeError as missing:  # nobody is here to be asked; the run itself is fine
+        return {"benefit": {"missing": str(missing)}}
+    return {"benefit": worth_document(worth)}
 
 
 def _cost(setup: Setup, fitted: Fitted, seconds: float) -> Cost:

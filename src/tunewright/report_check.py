@@ -9,7 +9,7 @@ from typing import Any
 
 from tunewright import figures
 from tunewright.report_data import SEVERITIES, make_data_section
-from tunewright.report_page import render_page
+from tunewright.report_shell import render_page
 from tunewright.store import to_plain
 
 MAX_ROWS = 500

@@ -7,12 +7,9 @@ an unexpected shape counts as none.
 
 from __future__ import annotations
 
-import base64
 import difflib
-import hashlib
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from importlib.resources import files
 from typing import Any
 
 from markupsafe import Markup
@@ -20,10 +17,11 @@ from markupsafe import Markup
 from tunewright import charts, figures
 from tunewright.figures import known
 from tunewright.records import Comparison, Report
+from tunewright.report_benefit import benefit_section
 from tunewright.report_data import make_data_section
 from tunewright.report_scores import direction, forests, metric_tick, result_group
+from tunewright.report_shell import render_page, shorten
 from tunewright.report_text import (
-    clean_text,
     cost_rows,
     group_by_split,
     order_results,
@@ -31,7 +29,6 @@ from tunewright.report_text import (
 )
 from tunewright.store import to_plain
 
-MAX_CHARACTERS = 700
 MAX_ROWS = 60
 VERDICTS = {
     None: ("calm", "·", "One system was measured; nothing was compared, so nothing is judged."),
@@ -45,52 +42,7 @@ LONG_TASKS = ("generate", "chat", "continue")
 
 def make_page(report: Report) -> str:
     """The whole of report.html."""
-    return render_page("report.html.j2", **_sections(report))
-
-
-def render_page(template: str, **values: Any) -> str:
-    """A page of web/templates with our style and script in it, and the policy that names them."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("tunewright", "web/templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["text"] = shorten
-    environment.filters["begin"] = figures.begin
-    environment.filters["code"] = breakable
-    style, script = _resource("report.css"), _resource("report.js")
-    page = environment.get_template(template).render(
-        **values,
-        style=Markup(style),  # noqa: S704 - our own file
-        script=Markup(script),  # noqa: S704 - our own file
-        style_hash=_hash(style),
-        script_hash=_hash(script),
-    )
-    return page + "\n"
-
-
-def _resource(name: str) -> str:
-    return (files("tunewright") / "web" / "templates" / name).read_text(encoding="utf-8").strip()
-
-
-def _hash(text: str) -> str:
-    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
-
-
-def shorten(value: Any, most: int = MAX_CHARACTERS) -> str:
-    """Text fit for the page: no control characters, at most `most` characters."""
-    text = clean_text(str(value)[: 4 * most])
-    return text if len(text) <= most else text[: most - 1].rstrip() + "…"
-
-
-def breakable(value: Any, most: int = 120) -> Markup:
-    """A name that may break after its joints (_ and /) and nowhere else, if it fits a line."""
-    parts = re.split(r"(?<=[_/])(?=\w)", shorten(value, most))
-    return Markup("<wbr>").join(parts)
+    return render_page("report.html.j2", styles=("report.css", "benefit.css"), **_sections(report))
 
 
 def _sections(report: Report) -> dict[str, Any]:
@@ -117,10 +69,21 @@ def _sections(report: Report) -> dict[str, Any]:
         "data": make_data_section(details.get("card")),
         "warnings": _texts(details.get("warnings")),
         "costs": cost_rows(report),
+        "benefit": _benefit(details),
         "recipe": details.get("recipe") if isinstance(details.get("recipe"), str) else "",
         "derived": _rows(details, "derived", most=500),
         "environment": _pairs(details.get("environment")),
     }
+
+
+def _benefit(details: Mapping[str, Any]) -> dict[str, Any]:
+    """The short form of `benefit`; {} where the recipe says nothing of its business."""
+    worth = details.get("benefit")
+    if not isinstance(worth, Mapping):
+        return {}
+    if "missing" in worth:
+        return {"missing": str(worth["missing"])}
+    return benefit_section(worth)
 
 
 def _rows(details: Mapping[str, Any], key: str, most: int = MAX_ROWS) -> list[Mapping[str, Any]]:

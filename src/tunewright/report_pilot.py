@@ -20,7 +20,7 @@ from tunewright.figures import (
     show_value,
     system_title,
 )
-from tunewright.report_page import render_page
+from tunewright.report_shell import render_page
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -14,7 +14,7 @@ from markupsafe import Markup
 
 from tunewright import charts
 from tunewright.figures import metric_title, show_number, show_seconds, show_value
-from tunewright.report_page import render_page
+from tunewright.report_shell import render_page
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -7,7 +7,7 @@ a table.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from tunewright.charts import Scale, focus_scale
@@ -90,6 +90,16 @@ def cost_rows(report: Report) -> list[tuple[str, str, str]]:
     return rows
 
 
+def worth_sentences(report: Report) -> list[str]:
+    """The short form of `benefit` in sentences; none where the recipe names no business."""
+    worth = report.details.get("benefit")
+    if not isinstance(worth, Mapping):
+        return []
+    if "missing" in worth:
+        return [f"Worth: not reckoned; {worth['missing']}"]
+    return [f"Worth: {worth.get('verdict')}.", *map(str, worth.get("because") or ())]
+
+
 def say_comparison(item: Comparison) -> str:
     """ "tuned better than TF-IDF + linear model"."""
     middle = {"better": "better than", "worse": "worse than", "cannot tell": "cannot be told from"}
@@ -110,7 +120,7 @@ def print_report(report: Report, console: Console) -> None:
     title = Text.assemble(word, "  ", (f"{clean_text(report.base_model)}, {report.task}", "dim"))
     console.print()
     console.print(title)
-    for sentence in report.because:
+    for sentence in (*report.because, *worth_sentences(report)):
         console.print(Padding(Text(_fit(sentence, console)), (0, 0, 0, 2)))
     for split, results in group_by_split(report):
         _print_systems(report, split, results, console, fancy)
@@ -227,7 +237,8 @@ def _fit(text: str, console: Console) -> str:
 def make_markdown(report: Report) -> str:
     """The report in short, as Markdown: verdict, reasons, tables, what to try next."""
     blocks = [f"# {verdict_word(report).capitalize()}", _md_about(report)]
-    blocks.append("\n".join(f"- {_md(sentence)}" for sentence in report.because))
+    said = (*report.because, *worth_sentences(report))
+    blocks.append("\n".join(f"- {_md(sentence)}" for sentence in said))
     blocks += [_md_results(report, split, results) for split, results in group_by_split(report)]
     if report.comparisons:
         blocks.append("## Comparisons\n\n" + _md_comparisons(report.comparisons))

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
+from tunewright.cli.benefit import benefit
 from tunewright.cli.chat import chat
 from tunewright.cli.check import check
 from tunewright.cli.choose import choose
@@ -78,6 +79,7 @@ COMMANDS: tuple[Callable[..., Answer], ...] = (
     evaluate,
     compare,
     report,
+    benefit,
     export,
     chat,
     serve,

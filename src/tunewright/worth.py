@@ -1,0 +1,401 @@
+"""`benefit`: what a run measured, what a recipe says of its business, what prices there are.
+
+Puts together the figures of decide/benefit.py; decides nothing itself. A figure that is missing is
+named by its key, never guessed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tunewright.config import BusinessOption, BusinessSection, Recipe, read_recipe
+from tunewright.decide.benefit import (
+    NUM_DRAWS,
+    Decision,
+    Option,
+    Range,
+    Stakes,
+    decide,
+    error_draws,
+    exactly,
+    find_value,
+    labelling_usd,
+    request_usd,
+    retuning_usd,
+)
+from tunewright.errors import RecipeError
+from tunewright.evaluate.saved import read_predictions
+from tunewright.figures import system_title
+from tunewright.metrics.table import METRICS, find_metric
+from tunewright.prices import Found, Prices, read_prices
+from tunewright.records import Prediction
+from tunewright.store import RunFolder, read_json
+
+TUNED = "tuned"
+QUANTILES = (np.arange(200) + 0.5) / 200
+Array = NDArray[np.float64]
+Ask = Callable[[str, str], float | None]
+"""Asks a person for a price: (kind.name, why) to dollars; None where nobody can answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rival:
+    """One row of the table of rivals: a system, its errors and what it comes to."""
+
+    name: str
+    error: float
+    measured: bool
+    request_usd: float
+    month_usd: float
+    """Answers, errors and hosting of a month together."""
+    errors_usd: float
+    """Of that, what errors cost."""
+    build_usd: float
+
+
+@dataclass(frozen=True, slots=True)
+class Worth:
+    """The whole answer. costs: what building the tuned model takes, item by item."""
+
+    decision: Decision
+    costs: tuple[tuple[str, float], ...]
+    monthly: tuple[tuple[str, float], ...]
+    rivals: tuple[Rival, ...]
+    stakes: Stakes
+    tuned: Option
+    old: Option
+    error_gain: tuple[float, float, float]
+    """Middle and 95 % interval of old error minus new."""
+    gain_quantiles: tuple[float, ...]
+    """Of the same, evenly spaced: what the page's sliders draw from."""
+    num_rows: int
+    sources: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+
+class MissingFigureError(RecipeError):
+    """A figure that the decision needs and nobody gave."""
+
+
+def find_worth(
+    recipe: Recipe,
+    answers: Mapping[str, Sequence[Prediction]],
+    labels: Sequence[str],
+    *,
+    num_rows: int,
+    train_hours: float,
+    prices: Prices,
+    today: date,
+    ask: Ask | None = None,
+    num_draws: int = NUM_DRAWS,
+) -> Worth:
+    """Is the tuned model of this run worth its money? answers: test predictions by system.
+
+    Raises MissingFigureError naming the key of the first figure that is not known.
+    """
+    business = recipe.business
+    stakes = make_stakes(business)
+    right = rows_right(answers, labels, str(recipe.task))
+    desk = _Desk(prices, today, ask)
+    costs = _costs(business, num_rows, train_hours, desk)
+    again = sum(usd for name, usd in costs if name in ("training", "search", "evaluation"))
+    monthly = [
+        ("monitoring", business.monitoring_usd_per_month),
+        ("tuning again", retuning_usd(business.retunes_per_year, again)),
+    ]
+    options = _options(business, right, desk)
+    tuned = options.pop(TUNED)
+    monthly.insert(0, ("hosting", tuned.month_usd))
+    tuned = replace(
+        tuned,
+        build_usd=tuned.build_usd + sum(usd for _, usd in costs),
+        month_usd=sum(usd for _, usd in monthly),
+    )
+    old = _find_old(business, options, stakes)
+    groups = [row.group for row in answers[TUNED]]
+    draws = _draws(right, old, groups, num_draws, recipe.training.seed)
+    low, high = (float(q) for q in np.quantile(draws, (0.025, 0.975)))
+    return Worth(
+        decision=decide(tuned, old, stakes, draws, seed=recipe.training.seed),
+        costs=tuple((name, usd) for name, usd in costs if usd),
+        monthly=tuple((name, usd) for name, usd in monthly if usd),
+        rivals=tuple(
+            _rival(option, stakes, option.name in right) for option in (tuned, *options.values())
+        ),
+        stakes=stakes,
+        tuned=tuned,
+        old=old,
+        error_gain=(float(draws.mean()), low, high),
+        gain_quantiles=tuple(float(q) for q in np.quantile(draws, QUANTILES)),
+        num_rows=len(next(iter(right.values()))),
+        sources=tuple(desk.sources),
+        warnings=tuple(desk.warnings),
+    )
+
+
+def is_filled(business: BusinessSection) -> bool:
+    """True when the recipe says how often the model is asked and what an error costs."""
+    return business.requests_per_month is not None and business.cost_per_error_usd is not None
+
+
+def make_stakes(business: BusinessSection) -> Stakes:
+    """What the business section says of volume, errors and time. Raises MissingFigureError."""
+    for key in ("requests_per_month", "cost_per_error_usd"):
+        if getattr(business, key) is None:
+            raise MissingFigureError(
+                f"business.{key} is not set; give a number, or [low, likely, high]"
+            )
+    return Stakes(
+        requests=_range(business.requests_per_month, "business.requests_per_month"),
+        error_usd=_range(business.cost_per_error_usd, "business.cost_per_error_usd"),
+        relevance=business.error_relevance,
+        months=business.months,
+        discount=business.discount_per_year,
+        second_usd=business.latency_usd_per_s,
+        price_spread=business.price_spread,
+    )
+
+
+def _range(value: Any, key: str) -> Range:
+    if not isinstance(value, tuple):
+        return exactly(float(value))
+    low, likely, high = (float(v) for v in value)
+    if not low <= likely <= high:
+        raise RecipeError(f"{key} is {list(value)}; give [low, likely, high] in rising order")
+    return Range(likely, low, high)
+
+
+def rows_right(
+    answers: Mapping[str, Sequence[Prediction]], labels: Sequence[str], task: str
+) -> dict[str, Array]:
+    """Per system 1 or 0 for every test row, all in the same order. Raises RecipeError."""
+    name = next((n for n, m in METRICS.items() if m.yes_no and task in m.tasks), None)
+    if name is None:
+        raise RecipeError(
+            f"benefit: answers of task {task} are not right or wrong, so errors cannot be counted; "
+            "it speaks of classify, tag and generate"
+        )
+    metric = find_metric(name)
+    assert metric.rows is not None
+    first = [p.id for p in answers.get(TUNED, ())]
+    if not first:
+        raise RecipeError("benefit: the run has no test predictions; set data.test and run again")
+    found = {}
+    for system, rows in answers.items():
+        by_id = {p.id: p for p in rows}
+        if by_id.keys() != set(first):
+            continue
+        ordered = [by_id[i] for i in first]
+        values: Any = metric.rows(ordered, labels)
+        found[system] = np.asarray(values[:, 0], dtype=np.float64)
+    return found
+
+
+class _Desk:
+    """Looks prices up, asks for what is missing or in conflict, keeps sources and warnings."""
+
+    def __init__(self, prices: Prices, today: date, ask: Ask | None) -> None:
+        self.prices, self.today, self.ask = prices, today, ask
+        self.sources: list[str] = []
+        self.warnings: list[str] = []
+
+    def price(self, kind: str, name: str) -> float:
+        """Dollars. Raises MissingFigureError where there is none and nobody answers."""
+        found: Found = self.prices.look_up(kind, name, self.today)
+        usd = found.usd
+        if usd is None:
+            usd = self.ask(f"{kind}.{name}", found.problem) if self.ask else None
+            if usd is None:
+                raise MissingFigureError(f"prices: {found.problem}")
+            self.prices = self.prices.with_price(kind, name, usd, "asked for", self.today)
+            found = replace(found, source=f"asked for, {self.today}", warnings=())
+        self.warnings += [text for text in found.warnings if text not in self.warnings]
+        told = f"{kind} of {name}: ${usd:g} ({found.source})"
+        if told not in self.sources:
+            self.sources.append(told)
+        return usd
+
+
+def _costs(
+    business: BusinessSection, num_rows: int, train_hours: float, desk: _Desk
+) -> list[tuple[str, float]]:
+    rows = num_rows if business.labelled_rows is None else business.labelled_rows
+    train = business.train_usd
+    if train is None:
+        train = train_hours * desk.price("device_hour", "this")
+    return [
+        ("labelling", labelling_usd(rows, business.minutes_per_label, business.usd_per_hour)),
+        ("training", train),
+        ("search", business.search_usd),
+        ("evaluation", business.evaluation_usd),
+        ("people", business.people_hours * business.usd_per_hour),
+    ]
+
+
+def _options(
+    business: BusinessSection, right: Mapping[str, Array], desk: _Desk
+) -> dict[str, Option]:
+    named = dict(business.options)
+    for system in right:
+        named.setdefault(system, BusinessOption())
+    found = {}
+    for name, given in named.items():
+        error = given.error_rate
+        if error is None and name not in right:
+            raise MissingFigureError(
+                f"business.options.{name}.error_rate is not set, and the run has no system of this "
+                f"name ({', '.join(right)})"
+            )
+        measured = 1.0 - float(right[name].mean()) if name in right else 0.0
+        found[name] = _priced(name, given, measured if error is None else error, desk)
+    return found
+
+
+def _priced(name: str, given: BusinessOption, error: float, desk: _Desk) -> Option:
+    if given.cached_tokens > given.input_tokens:
+        raise RecipeError(
+            f"business.options.{name}.cached_tokens is {given.cached_tokens:g}, more than its "
+            f"input_tokens {given.input_tokens:g}"
+        )
+    model = given.model
+    fresh = given.input_tokens - given.cached_tokens
+    return Option(
+        name=name,
+        error=error,
+        input_tokens=given.input_tokens,
+        cached_tokens=given.cached_tokens,
+        output_tokens=given.output_tokens,
+        input_usd=desk.price("input_tokens", model) if model and fresh else 0.0,
+        cached_usd=desk.price("cached_input_tokens", model)
+        if model and given.cached_tokens
+        else 0.0,
+        output_usd=desk.price("output_tokens", model) if model and given.output_tokens else 0.0,
+        request_usd=given.usd_per_request,
+        build_usd=given.build_usd,
+        month_usd=given.usd_per_month,
+        latency_s=given.latency_s,
+    )
+
+
+def _find_old(business: BusinessSection, options: Mapping[str, Option], stakes: Stakes) -> Option:
+    """What would be replaced: the named system, or whichever other one costs least in all."""
+    if not options:
+        raise MissingFigureError(
+            "business.options: nothing to compare with; name the system in use today with its "
+            "error_rate"
+        )
+    wish = business.instead_of
+    if wish == "auto":
+        nothing = Option("nothing")
+        return max(
+            options.values(),
+            key=lambda o: find_value(o, nothing, stakes, nothing.error - o.error).npv_usd,
+        )
+    if wish not in options:
+        raise RecipeError(
+            f"business.instead_of is {wish!r}; this run has {', '.join(sorted(options))}"
+        )
+    return options[wish]
+
+
+def _draws(
+    right: Mapping[str, Array],
+    old: Option,
+    groups: Sequence[str | None],
+    size: int,
+    seed: int,
+) -> Array:
+    """Draws of old error minus new: paired where both were measured on the same rows."""
+    mine = right[TUNED]
+    if old.name in right and abs(1.0 - right[old.name].mean() - old.error) < 1e-9:
+        return error_draws(mine - right[old.name], groups, size, seed)
+    # An error rate from elsewhere is taken as it stands; ours keeps its own doubt.
+    draws = error_draws(mine, groups, size, seed)
+    return np.asarray(old.error - (1.0 - draws))
+
+
+def _rival(option: Option, stakes: Stakes, measured: bool) -> Rival:
+    each = request_usd(option)
+    wrong = stakes.requests.value * option.error * stakes.relevance * stakes.error_usd.value
+    month = stakes.requests.value * each + wrong + option.month_usd
+    return Rival(option.name, option.error, measured, each, month, wrong, option.build_usd)
+
+
+def worth_document(worth: Worth) -> dict[str, Any]:
+    """The answer as plain values, for --json, the page and report.json."""
+    decision = worth.decision
+    return {
+        "verdict": decision.word,
+        "against": decision.against,
+        "probability_of_gain": decision.probability,
+        "npv_usd": {"value": decision.npv_usd, "ci95": list(decision.npv95)},
+        "month_usd": decision.value.month_usd,
+        "request_usd": decision.value.request_usd,
+        "pay_back_months": decision.value.pay_back_months,
+        "break_even_requests": {
+            "value": decision.value.break_even_requests,
+            "ci90": list(decision.break_even90),
+        },
+        "error_gain": {"value": worth.error_gain[0], "ci95": list(worth.error_gain[1:])},
+        "worth_knowing": [{"what": name, "usd": usd} for name, usd in decision.information],
+        "perfect_information_usd": decision.perfect_usd,
+        "tornado": list(decision.tornado),
+        "costs": [{"what": name, "usd": usd} for name, usd in worth.costs],
+        "monthly": [{"what": name, "usd": usd} for name, usd in worth.monthly],
+        "rivals": [
+            {**{key: getattr(r, key) for key in r.__slots__}, "title": system_title(r.name)}
+            for r in worth.rivals
+        ],
+        "stakes": worth.stakes,
+        "options": {"new": worth.tuned, "old": worth.old},
+        "gain_quantiles": list(worth.gain_quantiles),
+        "num_rows": worth.num_rows,
+        "because": list(decision.because),
+        "sources": list(worth.sources),
+        "warnings": list(worth.warnings),
+    }
+
+
+def weigh_run(
+    folder: RunFolder,
+    overrides: Sequence[str] = (),
+    *,
+    prices: Prices | None,
+    today: date,
+    ask: Ask | None = None,
+) -> tuple[Worth, Recipe]:
+    """The worth of a finished run's model, and the recipe it was reckoned by.
+
+    prices: None for those that the recipe names. Raises MissingFigureError, RunError, RecipeError.
+    """
+    recipe = read_recipe(folder.recipe, overrides)
+    report = read_json(folder.report_json)
+    card = read_json(folder.card)
+    found = read_predictions(folder.predictions)
+    answers = {system: rows for (system, split), rows in found.items() if split == "test"}
+    seconds = ((report.get("cost") or {}).get("seconds") or {}).get("measured") or 0.0
+    rows = sum((side or {}).get("rows") or 0 for side in card["splits"].values())
+    worth = find_worth(
+        recipe,
+        answers,
+        card.get("labels") or (),
+        num_rows=rows,
+        train_hours=seconds / 3600,
+        prices=prices or prices_of(recipe, today),
+        today=today,
+        ask=ask,
+    )
+    return worth, recipe
+
+
+def prices_of(recipe: Recipe, today: date) -> Prices:
+    """The table, with the figures of the file that the recipe names before it."""
+    named = recipe.business.prices
+    return read_prices(Path(named) if named else None, today)
