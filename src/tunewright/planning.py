@@ -19,7 +19,7 @@ from tunewright.cost.fit import Change, FitWord, find_changes, judge_fit, scaled
 from tunewright.cost.memory import Memory, Work, forecast_memory, with_micro_batch
 from tunewright.cost.money import CPU_CORE_W, Energy, device_usd, forecast_energy
 from tunewright.cost.shape import ModelShape, read_shape
-from tunewright.cost.time import Seconds, forecast_seconds
+from tunewright.cost.time import Seconds, find_pace, forecast_seconds
 from tunewright.cost.work import Totals, count_totals, make_work
 from tunewright.defaults import Facts, fill_defaults
 from tunewright.errors import DataError, ModelError
@@ -33,6 +33,7 @@ from tunewright.store import read_json
 
 if TYPE_CHECKING:
     from tunewright.data.prepare import Prepared
+    from tunewright.probing import Probe
 
 CHARS_PER_TOKEN = 3.6
 """Of English text in the usual vocabularies; used only where the tokenizer's files are missing."""
@@ -410,6 +411,49 @@ def _price(
         return None, "", (f"price: {found.problem}",)
     usd = device_usd(seconds.total, found.usd, count=device.count)
     return usd, found.source, tuple(found.warnings)
+
+
+def with_probe(plan: Plan, found: Probe) -> Plan:
+    """The plan as a few measured steps correct it: peak memory, and the pace of a step."""
+    pace = find_pace(found.step_tokens, found.step_seconds)
+    training = pace.seconds(plan.totals.real_tokens, plan.totals.steps)
+    evaluation = plan.seconds.evaluation * training / max(1e-9, plan.seconds.training)
+    if found.evaluated_rows:
+        evaluation = found.evaluation_s / found.evaluated_rows * plan.totals.answered_rows
+    total = training + evaluation
+    seconds = Seconds(training, evaluation, 0.85 * total, 1.15 * total, probed=True)
+    peak = round(found.peak_bytes)
+    items = dict(plan.memory.passing)
+    beside = sum(plan.memory.held.values()) + sum(items.values()) - items["temporary buffers"]
+    items["temporary buffers"] = max(0, peak - beside)
+    memory = replace(
+        plan.memory,
+        passing=items,
+        peak_bytes=peak,
+        low_bytes=round(0.97 * peak),
+        high_bytes=round(1.08 * peak),
+        notes=(f"measured with {pace.steps + 1} steps, the widest batch among them",),
+    )
+    verdict = judge_fit(memory, plan.room_bytes)
+    changes = find_changes(
+        plan.shape,
+        plan.work,
+        plan.room_bytes,
+        plan.device.kind,
+        scale=peak / max(1, plan.memory.peak_bytes),
+        quantizable=QUANTIZABLE,
+    )
+    usd = plan.usd and plan.usd * total / max(1e-9, plan.seconds.total)
+    return replace(
+        plan,
+        verdict=verdict,
+        memory=memory,
+        seconds=seconds,
+        energy=forecast_energy(total, plan.device.power_w, plan.device.kind),
+        usd=usd,
+        changes=tuple(changes) if verdict != "FIT" else (),
+        notes=(*(n for n in plan.notes if n not in plan.memory.notes), *memory.notes),
+    )
 
 
 def plan_document(plan: Plan) -> dict[str, Any]:

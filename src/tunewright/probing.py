@@ -11,9 +11,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -50,6 +51,9 @@ class Probe:
     evaluation_s: float = 0.0
     evaluated_rows: int = 0
     wall_s: float = 0.0
+    shape: Mapping[str, Any] = field(default_factory=dict)
+    work: Mapping[str, Any] = field(default_factory=dict)
+    """What the forecast was made from, so that it can be made again."""
 
 
 def probe(recipe: Recipe, journal: Journal, *, steps: int = PROBE_STEPS) -> Probe:
@@ -90,8 +94,8 @@ def measure(recipe: Recipe, journal: Journal, *, steps: int = PROBE_STEPS) -> Pr
     """Train for a few steps in this process, the widest batch among them, and measure."""
     started, baseline = time.monotonic(), resident_memory(torch.device("cpu"))
     setup = make_setup(recipe, prepare(recipe.data, recipe.task, journal), journal)
-    tuning = open_model(setup, journal)
     rows = setup.standardised(render(setup.prepared.splits.train, setup.rendering))
+    tuning = open_model(setup, journal, rows=rows)
     chosen = choose_rows(rows, tuning, setup.recipe.training.seed, steps)
     logged: list[StepLog] = []
     training = setup.recipe.training.model_copy(
@@ -126,6 +130,8 @@ def measure(recipe: Recipe, journal: Journal, *, steps: int = PROBE_STEPS) -> Pr
         evaluation_s=evaluation_s,
         evaluated_rows=evaluated,
         wall_s=time.monotonic() - started,
+        shape=asdict(setup.forecast.shape) if setup.forecast.shape else {},
+        work=asdict(setup.forecast.work) if setup.forecast.work else {},
     )
 
 

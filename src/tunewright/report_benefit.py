@@ -54,7 +54,9 @@ def benefit_section(worth: Mapping[str, Any]) -> dict[str, Any]:
             "costs": [(row["what"], figures.show_usd(row["usd"])) for row in worth["costs"]],
             "monthly": [(row["what"], figures.show_usd(row["usd"])) for row in worth["monthly"]],
             "knowing": [
-                (row["what"], figures.show_usd(row["usd"])) for row in worth["worth_knowing"]
+                (row["what"], figures.show_usd(row["usd"]))
+                for row in worth["worth_knowing"]
+                if row["usd"] >= 0.005
             ],
             "sources": [str(text) for text in worth["sources"]],
             "alerts": [str(text) for text in worth["warnings"]],
@@ -71,7 +73,7 @@ def _tiles(worth: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     volume = figures.show_number(even["value"]) if known(even["value"]) else "none"
     return [
         (f"net present value, {months} months", money(npv["value"]), f"{low} to {high}"),
-        ("positive with", f"{worth['probability_of_gain']:.0%}", "probability"),
+        ("positive with", f"{worth['probability_of_gain']:.1%}", "probability"),
         ("pays back in", f"{pay_back:.1f}" if known(pay_back) else "never", "months"),
         ("break-even", volume, "requests a month"),
     ]

@@ -64,6 +64,8 @@ class Forecast:
     seconds: float
     tokens: float
     peak_memory_bytes: float
+    shape: ModelShape | None = None
+    work: Work | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -459,7 +461,8 @@ def _check_fit(
             f"memory: a full micro-batch may need {memory.peak_bytes / 1e9:.1f} GB of "
             f"{room / 1e9:.1f} GB; it is halved by itself when memory runs out"
         )
-    return Forecast(*_forecast_time(recipe, facts, shape, work, device), memory.peak_bytes)
+    seconds, tokens = _forecast_time(recipe, facts, shape, work, device)
+    return Forecast(seconds, tokens, memory.peak_bytes, shape, work)
 
 
 def _forecast_time(

@@ -106,3 +106,17 @@ def test_a_named_device_needs_no_torch(big):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["verdict"] == "FIT"
+
+
+def test_a_probe_measures_real_steps(tunewright, tmp_path):
+    (tmp_path / "t.yaml").write_text("data: {train: embedded:support-tickets}\n")
+    small = ("--set", "data.max_rows=64", "--set", "training.batch_size=8")
+    ended = tunewright("plan", "t.yaml", "--probe", "--json", *small)
+    assert ended.status == 0, ended.err
+    document = ended.document
+    assert document["seconds"]["probed"] and document["seconds"]["total"] > 0
+    memory = document["memory"]
+    assert memory["low_bytes"] < memory["peak_bytes"] < memory["high_bytes"]
+    assert memory["peak_bytes"] > 3e8  # weights, masters and moments of 23M parameters at least
+    ended = tunewright("plan", "t.yaml", "--probe", "--device", "L4")
+    assert ended.status == 2 and "this machine only" in ended.err

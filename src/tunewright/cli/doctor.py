@@ -46,6 +46,13 @@ def doctor(
     network: Annotated[
         bool, typer.Option("--network", help="Also ask the model hub whether it answers.")
     ] = False,
+    calibration: Annotated[
+        bool,
+        typer.Option("--calibration", help="Show how right the forecasts of earlier runs were."),
+    ] = False,
+    runs: Annotated[
+        Path, typer.Option("--runs", help="Where the runs lie that --calibration reads.")
+    ] = Path("runs"),
     as_json: AsJson = False,
 ) -> Answer:
     """Say what this machine can do: processor, memory, disk, accelerators, packages, models.
@@ -53,12 +60,17 @@ def doctor(
     Example:
       tunewright doctor
       tunewright doctor --network --json
+      tunewright doctor --calibration
 
     Exit status:
       0 no problem found
       1 at least one problem
       4 our own fault
     """
+    if calibration:
+        from tunewright.cli.calibration import answer_calibration
+
+        return answer_calibration(runs)
     found = run_checks(CHECKS + (NETWORK_CHECKS if network else ()))
     problems = [check for check in found if check.state == "problem"]
 

@@ -9,10 +9,13 @@ import typer
 
 from tunewright.cli.options import AsJson, Overrides, PricesFile
 from tunewright.cli.output import Answer
+from tunewright.errors import UserError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from tunewright.config import Recipe
+    from tunewright.journal import Journal
     from tunewright.planning import Plan
 
 SIGNS = {"FIT": ("✓", "green"), "UNCERTAIN": ("?", "yellow"), "NO": ("✕", "red")}
@@ -31,6 +34,10 @@ def plan(
     runs: Annotated[
         Path, typer.Option("--runs", help="Earlier runs, whose record widens the intervals.")
     ] = Path("runs"),
+    probe: Annotated[
+        bool,
+        typer.Option("--probe", help="Correct it by a few real steps here, in their own process."),
+    ] = False,
     prices: PricesFile = None,
     overrides: Overrides = None,
     as_json: AsJson = False,
@@ -42,6 +49,7 @@ def plan(
     Example:
       tunewright plan recipe.yaml
       tunewright plan recipe.yaml --device "2x L40S"
+      tunewright plan recipe.yaml --probe
       tunewright plan recipe.yaml --card runs/first --json
 
     Exit status:
@@ -79,11 +87,22 @@ def plan(
         calibration=read_calibration(runs, place) if here else None,
         today=today,
     )
+    if probe:
+        made = _probed(made, asked, here, journal)
     return Answer(
         plan_document(made),
         lambda console: _print_plan(made, console),
         exit_status=1 if made.verdict == "NO" else 0,
     )
+
+
+def _probed(made: Plan, asked: Recipe, here: bool, journal: Journal) -> Plan:
+    from tunewright.planning import with_probe
+    from tunewright.probing import probe
+
+    if not here:
+        raise UserError("--probe: steps can be measured on this machine only; leave out --device")
+    return with_probe(made, probe(asked, journal))
 
 
 def _print_plan(made: Plan, console: Console) -> None:

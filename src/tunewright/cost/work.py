@@ -29,6 +29,7 @@ class Totals:
     tokens: float
     real_tokens: float
     answered_tokens: float
+    answered_rows: float
 
 
 def make_work(recipe: Recipe, facts: Facts, shape: ModelShape, *, num_labels: int) -> Work:
@@ -92,18 +93,20 @@ def count_totals(recipe: Recipe, facts: Facts, *, num_validation: int, num_test:
         steps = training.max_steps
     mean = sum(lengths) / max(1, len(lengths))
     looks = max(1, steps // training.eval_steps)
-    answered = _answered(facts, mean, looks, num_validation, num_test)
-    return Totals(steps, passes * share * padded, passes * share * sum(lengths), answered)
+    written, rows = _answered(facts, looks, num_validation, num_test)
+    real = passes * share * sum(lengths)
+    return Totals(steps, passes * share * padded, real, rows * (mean + written), rows)
 
 
-def _answered(facts: Facts, mean: float, looks: int, num_validation: int, num_test: int) -> float:
+def _answered(facts: Facts, looks: int, num_validation: int, num_test: int) -> tuple[float, float]:
+    """(tokens that a written answer counts for, rows answered in all)."""
     written = 0.0
     if facts.task in ("generate", "chat"):
         answers = facts.answer_lengths
         written = WRITE_FACTOR * sum(answers) / max(1, len(answers))
         num_validation = min(num_validation, MOST_GENERATED)
     # The test rows are answered by the tuned model and by its base.
-    return (looks * num_validation + 2 * num_test) * (mean + written)
+    return written, float(looks * num_validation + 2 * num_test)
 
 
 def _rows_per_step(recipe: Recipe) -> int:

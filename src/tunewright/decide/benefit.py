@@ -340,7 +340,7 @@ def _tornado(
 
 
 def _sentences(decision: Decision, stakes: Stakes) -> list[str]:
-    sure = f"{decision.probability:.0%}"
+    sure = f"{decision.probability:.1%}"
     low, high = decision.npv95
     worth = (
         f"Net present value over {stakes.months} months against {decision.against}: "
