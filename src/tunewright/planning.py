@@ -40,6 +40,8 @@ CHARS_PER_TOKEN = 3.6
 MEASURED_ROWS = 20_000
 QUANTIZABLE = "nf4" in str(AdapterSection.model_fields["quantization"].annotation)
 """Whether this version trains on 4-bit weights."""
+BUSY_FROM = 1.25
+"""Wall clock over processor time from which a shared processor is worth a word."""
 USABLE_SHARE = 0.94
 """Of a GPU's memory, beside what driver and contexts take."""
 
@@ -421,7 +423,9 @@ def with_probe(plan: Plan, found: Probe) -> Plan:
     if found.evaluated_rows:
         evaluation = found.evaluation_s / found.evaluated_rows * plan.totals.answered_rows
     total = training + evaluation
-    seconds = Seconds(training, evaluation, 0.85 * total, 1.15 * total, probed=True)
+    busy = _busy(found) if plan.device.kind == "cpu" else 1.0
+    # What shares the processor now may go or stay: both ends are told.
+    seconds = Seconds(training, evaluation, 0.85 * total / busy, 1.15 * total, probed=True)
     peak = round(found.peak_bytes)
     items = dict(plan.memory.passing)
     beside = sum(plan.memory.held.values()) + sum(items.values()) - items["temporary buffers"]
@@ -452,8 +456,22 @@ def with_probe(plan: Plan, found: Probe) -> Plan:
         energy=forecast_energy(total, plan.device.power_w, plan.device.kind),
         usd=usd,
         changes=tuple(changes) if verdict != "FIT" else (),
-        notes=(*(n for n in plan.notes if n not in plan.memory.notes), *memory.notes),
+        notes=(
+            *(n for n in plan.notes if n not in plan.memory.notes),
+            *memory.notes,
+            *(
+                (f"the processor is shared: steps took {busy:.1f} times their own time",)
+                if busy > BUSY_FROM
+                else ()
+            ),
+        ),
     )
+
+
+def _busy(found: Probe) -> float:
+    """How many times longer the steps took than the processor was busy with them; at least 1."""
+    own = sum(found.step_processor_s)
+    return max(1.0, sum(found.step_seconds) / own) if own > 0 else 1.0
 
 
 def plan_document(plan: Plan) -> dict[str, Any]:

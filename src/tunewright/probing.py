@@ -47,6 +47,8 @@ class Probe:
     peak_bytes: float
     step_tokens: tuple[float, ...]
     step_seconds: tuple[float, ...]
+    step_processor_s: tuple[float, ...]
+    """Of all threads together; far below the wall clock where the processor is shared."""
     forecast_bytes: float
     evaluation_s: float = 0.0
     evaluated_rows: int = 0
@@ -98,10 +100,17 @@ def measure(recipe: Recipe, journal: Journal, *, steps: int = PROBE_STEPS) -> Pr
     tuning = open_model(setup, journal, rows=rows)
     chosen = choose_rows(rows, tuning, setup.recipe.training.seed, steps)
     logged: list[StepLog] = []
+    clock = [0.0]
     training = setup.recipe.training.model_copy(
         update={"max_steps": None, "early_stopping_patience": None, "num_workers": 0}
     )
+
+    def note(step: StepLog) -> None:
+        logged.append(step)
+        clock.append(time.process_time())
+
     with tempfile.TemporaryDirectory(prefix="tunewright-probe-") as folder:
+        clock[0] = time.process_time()
         fitted = fit(
             tuning.base.model,
             tuning.parameters,
@@ -111,7 +120,7 @@ def measure(recipe: Recipe, journal: Journal, *, steps: int = PROBE_STEPS) -> Pr
             objective=OBJECTIVES[setup.objective],
             evaluate=None,
             checkpoints=Path(folder),
-            log_step=logged.append,
+            log_step=note,
             log_evaluation=lambda evaluation: None,
             forget_after=lambda step: None,
             journal=journal,
@@ -126,6 +135,7 @@ def measure(recipe: Recipe, journal: Journal, *, steps: int = PROBE_STEPS) -> Pr
         peak_bytes=peak,
         step_tokens=tuple(map(float, tokens[first:])),
         step_seconds=tuple(seconds[first:]),
+        step_processor_s=tuple(map(float, np.diff(clock)[first:])),
         forecast_bytes=setup.forecast.peak_memory_bytes,
         evaluation_s=evaluation_s,
         evaluated_rows=evaluated,

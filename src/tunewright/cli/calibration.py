@@ -48,7 +48,7 @@ def _print(
     from rich.text import Text
 
     if not table:
-        console.print(f"{root}: no finished run with a forecast of this version", highlight=False)
+        console.print(f"{root}: no finished run with a forecast of this version", soft_wrap=True)
     for device, quantities in table.items():
         console.print(Text(f"\n{device}", "bold"))
         shown = Table(box=None, pad_edge=False)

@@ -16,6 +16,8 @@ from dataclasses import dataclass, field, replace
 from tunewright.cost.shape import ModelShape
 
 BYTES = {"fp32": 4, "bf16": 2}
+FAST_LOGITS = 12_000_000
+"""Logits that model/decoder.py makes at a time."""
 NF4_BYTES = 0.5 + 0.0635
 """Of one weight in nf4: four bits, and block scales quantised twice (Dettmers et al. 2023)."""
 
@@ -46,6 +48,8 @@ class Work:
     num_parameters: int | None = None
     num_head: int = 0
     extra_layers: int = 0
+    fast: bool = False
+    """Decoder layers run by model/decoder.py: packed rows, little kept, logits in chunks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +75,7 @@ class Coefficients:
 
 COEFFICIENTS: dict[str, Coefficients] = {
     "cpu": Coefficients(
-        activation={"*": 2.0},
+        activation={"*": 2.0, "decoder-lora-bf16": 3.6},
         gradients=1.0,
         fixed_bytes=40e6,
         low=0.88,
@@ -200,6 +204,8 @@ def _model_bytes(shape: ModelShape, work: Work, everything: int, trained: int) -
 def layer_bytes_per_token(shape: ModelShape, work: Work) -> float:
     """What one layer keeps of one token until the backward pass."""
     w = BYTES[work.precision]
+    if work.fast:
+        return _fast_layer_bytes(shape, work, w)
     h, a, i = shape.hidden_size, shape.attention_width, shape.intermediate_size
     full = work.method == "full"
     row = work.row_tokens
@@ -227,6 +233,15 @@ def layer_bytes_per_token(shape: ModelShape, work: Work) -> float:
     return streams + attention + mlp + lora
 
 
+def _fast_layer_bytes(shape: ModelShape, work: Work, w: int) -> float:
+    """As model/decoder.py keeps them: input and middle, query, key, value and their output, gate
+    and up, the low-rank inner values; one number per head and norm in fp32.
+    """
+    wide = 2.0 * shape.hidden_size + 2.0 * shape.attention_width + 2.0 * shape.kv_width
+    inner = 2.0 * shape.intermediate_size + 7.0 * work.rank
+    return w * (wide + inner) + 4.0 * shape.num_heads + 8.0
+
+
 def activation_bytes(shape: ModelShape, work: Work) -> int:
     """What all layers keep for the backward pass of the widest micro-batch."""
     per_layer = layer_bytes_per_token(shape, work) * work.tokens
@@ -239,7 +254,12 @@ def activation_bytes(shape: ModelShape, work: Work) -> int:
 
 def logit_bytes(work: Work) -> int:
     """Outputs at the worst moment: in the model's precision, in fp32, and their gradient."""
-    return round(work.outputs * work.num_outputs * (BYTES[work.precision] + 8.0))
+    w = BYTES[work.precision]
+    if work.fast:
+        at_once = min(work.outputs * work.num_outputs, FAST_LOGITS)
+        # Logits and their gradient; where no fused kernel is for fp32, copies of both.
+        return round(at_once * (2.0 * w if w == 2 else 4.0 * w))
+    return round(work.outputs * work.num_outputs * (w + 8.0))
 
 
 def with_micro_batch(work: Work, tokens: int) -> Work:

@@ -12,6 +12,9 @@ from tunewright.cost.shape import ModelShape
 from tunewright.defaults import Facts
 
 LANGUAGE = ("generate", "chat", "continue")
+FAST_METHODS = ("lora", "lora_plus", "rslora")
+FAST_TYPES = ("llama", "mistral", "qwen2")
+"""What model/decoder.py knows: its own check looks at the modules themselves."""
 WRITE_FACTOR = 3.0
 """A written token costs about this many read ones: decoding waits for memory, not for products."""
 MOST_GENERATED = 200
@@ -41,9 +44,13 @@ def make_work(recipe: Recipe, facts: Facts, shape: ModelShape, *, num_labels: in
     assert isinstance(most, int) and isinstance(batch_size, int)
     per_step = _rows_per_step(recipe)
     rows = max(1, min(per_step, len(lengths), most // longest))
-    micro_batches = math.ceil(min(per_step, len(lengths)) / rows)
     language = facts.task in LANGUAGE
-    outputs = _widest_outputs(facts, lengths, rows, longest) if language else rows
+    fast = language and _runs_fast(recipe, facts, shape)
+    tokens = rows * longest
+    if fast or training.packing:
+        rows, tokens = _packed(lengths, per_step, most)
+    micro_batches = math.ceil(min(per_step, len(lengths)) / rows)
+    outputs = _widest_outputs(facts, lengths, rows, tokens) if language else rows
     if facts.task == "tag":
         outputs = rows * longest
     trains_pooling = adapter.method == "full" and facts.fitted_head and facts.kind == "encoder"
@@ -53,7 +60,8 @@ def make_work(recipe: Recipe, facts: Facts, shape: ModelShape, *, num_labels: in
         rank=adapter.r if isinstance(adapter.r, int) else 16,
         quantization=adapter.held_in,
         precision="fp32" if training.precision == "fp32" else "bf16",
-        tokens=rows * longest,
+        tokens=tokens,
+        fast=fast,
         row_tokens=longest,
         outputs=outputs,
         num_outputs=num_outputs,
@@ -62,10 +70,34 @@ def make_work(recipe: Recipe, facts: Facts, shape: ModelShape, *, num_labels: in
         checkpointing=training.activation_checkpointing == "on",
         ema=training.ema != "none",
         dropout=_dropout(recipe, shape) > 0.0,
-        padded=len(set(sorted(lengths)[-rows:])) > 1,
+        padded=not (fast or training.packing) and len(set(sorted(lengths)[-rows:])) > 1,
         num_head=0 if language else num_outputs * shape.hidden_size,
         extra_layers=1 if trains_pooling and training.pooling != "base" else 0,
     )
+
+
+def _runs_fast(recipe: Recipe, facts: Facts, shape: ModelShape) -> bool:
+    """Whether model/decoder.py takes over: plain LoRA on all layers of Llama's shape, here."""
+    adapter = recipe.adapter
+    return (
+        facts.device == "cpu"
+        and adapter.method in FAST_METHODS
+        and shape.model_type in FAST_TYPES
+        and adapter.dropout == 0.0
+    )
+
+
+def _packed(lengths: Sequence[int], per_step: int, most: int) -> tuple[int, int]:
+    """(rows, tokens) of the fullest micro-batch of rows laid end to end, the longest together."""
+    chosen = sorted(lengths)[-per_step:]
+    best = (1, chosen[-1])
+    rows = tokens = 0
+    for length in chosen:
+        if rows and tokens + length > most:
+            rows = tokens = 0
+        rows, tokens = rows + 1, tokens + length
+        best = max(best, (rows, tokens), key=lambda item: item[1])
+    return best
 
 
 def cut_lengths(recipe: Recipe, facts: Facts) -> list[int]:
@@ -116,10 +148,10 @@ def _rows_per_step(recipe: Recipe) -> int:
     return training.batch_size * (accumulation if isinstance(accumulation, int) else 1)
 
 
-def _widest_outputs(facts: Facts, lengths: Sequence[int], rows: int, longest: int) -> int:
+def _widest_outputs(facts: Facts, lengths: Sequence[int], rows: int, tokens: int) -> int:
     """Target positions of the micro-batch that holds the longest rows."""
     if facts.task == "continue" or not facts.answer_lengths:
-        return rows * longest
+        return tokens
     pairs = sorted(zip(lengths, facts.answer_lengths, strict=False), reverse=True)[:rows]
     return max(1, sum(min(answer, length) for length, answer in pairs))
 
