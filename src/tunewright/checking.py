@@ -13,7 +13,7 @@ from typing import Any
 
 from tunewright import figures
 from tunewright.config import Recipe
-from tunewright.data.audit.material import AuditMaterial
+from tunewright.data.audit.material import AuditMaterial, count, name_rows
 from tunewright.data.audit.table import AUDITS, run_audits
 from tunewright.data.card import make_card
 from tunewright.data.portrait import describe_portrait
@@ -24,7 +24,7 @@ from tunewright.evaluate.score import score
 from tunewright.journal import Journal
 from tunewright.metrics.table import metrics_for
 from tunewright.preflight import preflight
-from tunewright.records import Example, Finding
+from tunewright.records import Example, Finding, Splits
 
 SEVERITIES = ("error", "warn", "info")
 SLOW_AUDITS = frozenset({"label_errors", "surprising_completions", "near_duplicates"})
@@ -36,6 +36,8 @@ CHEAP_SYSTEMS = {
     "generate": ("nearest_neighbour",),
     "chat": ("nearest_neighbour",),
 }
+MAX_AUDITED_CHARS = 1_000_000
+"""Of one text; what comes after is not looked at, and the row is told."""
 MAX_LEARNED_ROWS = 20_000
 MAX_ASKED_ROWS = 2_000
 
@@ -89,13 +91,39 @@ def audit(
     splits = prepared.splits
     material = AuditMaterial(
         layout=prepared.layout,
-        train=splits.train,
-        validation=splits.validation,
-        test=splits.test,
+        train=_cut_all(splits.train),
+        validation=_cut_all(splits.validation),
+        test=_cut_all(splits.test),
         seed=recipe.training.seed,
         journal=journal,
     )
-    return run_audits(material, only=only)
+    return [*find_very_long(splits), *run_audits(material, only=only)]
+
+
+def find_very_long(splits: Splits) -> list[Finding]:
+    """Rows longer than the audits read: most often whole files in one cell, or a line end lost."""
+    rows = (*splits.train, *splits.validation, *splits.test)
+    long = [row for row in rows if len(row.input) > MAX_AUDITED_CHARS]
+    if not long:
+        return []
+    message = (
+        f"{count(len(long), 'row')} longer than {MAX_AUDITED_CHARS:,} characters (first: "
+        f"{long[0].place}, {len(long[0].input):,}); no more is read; is it several rows in one?"
+    )
+    return [name_rows("very_long_text", "warn", message, long)]
+
+
+def _cut_all(rows: Sequence[Example]) -> tuple[Example, ...]:
+    return tuple(map(_cut, rows))
+
+
+def _cut(row: Example) -> Example:
+    """The row as audits read it; the very same where it is of ordinary length."""
+    longest = max((len(t.content) for t in row.messages), default=len(row.input))
+    if longest <= MAX_AUDITED_CHARS:
+        return row
+    turns = tuple(replace(t, content=t.content[:MAX_AUDITED_CHARS]) for t in row.messages)
+    return replace(row, input=row.input[:MAX_AUDITED_CHARS], messages=turns)
 
 
 def audit_before_training(prepared: Prepared, recipe: Recipe, journal: Journal) -> Prepared:
@@ -151,8 +179,8 @@ def try_cheap_models(prepared: Prepared, seed: int, journal: Journal) -> dict[st
         task=layout.task,
         labels=layout.labels,
         multi_label=layout.multi_label,
-        train=_some(splits.train, MAX_LEARNED_ROWS),
-        test=_some(asked, MAX_ASKED_ROWS),
+        train=_cut_all(_some(splits.train, MAX_LEARNED_ROWS)),
+        test=_cut_all(_some(asked, MAX_ASKED_ROWS)),
         split=split,
         seed=seed,
         asker=None,

@@ -14,6 +14,11 @@ from typing import Any
 from tunewright.errors import DataError
 
 BATCH_ROWS = 1024
+# Columns compress further than text does, and a column of one value almost without end; rows that
+# take this many times the file's bytes were made to fill a memory.
+MAX_EXPANSION = 2_000
+EXPANSION_ALLOWED_BYTES = 2**30
+FIRST_ROWS = 16
 
 
 def read_parquet(path: Path, shown: str) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -21,7 +26,31 @@ def read_parquet(path: Path, shown: str) -> Iterator[tuple[str, dict[str, Any]]]
     import pyarrow.parquet as pq
 
     with _naming_arrow_errors(path), pq.ParquetFile(path) as file:
-        yield from _number(file.iter_batches(BATCH_ROWS), file.schema_arrow, shown)
+        batches = _limited(path, file.iter_batches(_batch_rows(file)))
+        yield from _number(batches, file.schema_arrow, shown)
+
+
+def _batch_rows(file: Any) -> int:
+    """Rows to read at a time: fewer where the first few take many bytes each."""
+    first = next(file.iter_batches(FIRST_ROWS), None)
+    if first is None or first.num_rows == 0:
+        return BATCH_ROWS
+    bytes_a_row: int = max(1, first.nbytes // first.num_rows)
+    return max(1, min(BATCH_ROWS, (64 * 2**20) // bytes_a_row))
+
+
+def _limited(path: Path, batches: Iterable[Any]) -> Iterator[Any]:
+    """The batches, until they take far more bytes than the file could honestly hold."""
+    limit = max(EXPANSION_ALLOWED_BYTES, MAX_EXPANSION * path.stat().st_size)
+    seen = 0
+    for batch in batches:
+        seen += batch.nbytes
+        if seen > limit:
+            raise DataError(
+                f"{path}: unpacks to more than {limit:,} bytes, over {MAX_EXPANSION:,} times its "
+                "size; unpack it yourself if you trust it"
+            )
+        yield batch
 
 
 def read_arrow(path: Path, shown: str) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -1,0 +1,107 @@
+"""The plan behind `check`: bad input ends in one line, long rows are told, unfit data refused."""
+
+import gzip
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from tunewright import checking
+from tunewright.checking import audit_before_training, check
+from tunewright.config import make_recipe
+from tunewright.data.prepare import prepare
+from tunewright.errors import DataError, Refusal
+from tunewright.journal import silence
+from tunewright.records import Finding
+
+
+def recipe(path):
+    return make_recipe({"data": {"train": str(path)}})
+
+
+def tickets(path, extra=()):
+    lines = [f"where is parcel {n} at the moment,{'ab'[n % 2]}" for n in range(60)]
+    path.write_text("\n".join(["text,label", *lines, *extra]))
+    return path
+
+
+def test_a_parquet_bomb_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("tunewright.data.arrow.EXPANSION_ALLOWED_BYTES", 2**20)
+    path = tmp_path / "bomb.parquet"
+    table = pa.table({"text": pa.array(["x" * 50_000] * 4000), "label": pa.array(["a"] * 4000)})
+    pq.write_table(table, path, compression="zstd")
+    with pytest.raises(DataError, match="unpacks to more than"):
+        check(recipe(path), silence())
+
+
+def test_a_gzip_bomb_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("tunewright.data.decode.EXPANSION_ALLOWED_BYTES", 2**20)
+    path = tmp_path / "bomb.csv.gz"
+    path.write_bytes(gzip.compress(b"text,label\n" + b"a" * 20_000_000 + b",b\n"))
+    with pytest.raises(DataError, match="unpacks to more than"):
+        check(recipe(path), silence())
+
+
+@pytest.mark.parametrize("content", [b"\x00\x01\x02" * 1000, b"text,label\n\xff\xfe\xfd,a\n", b""])
+def test_garbage_is_one_line(tmp_path, content):
+    path = tmp_path / "g.csv"
+    path.write_bytes(content)
+    with pytest.raises(DataError):
+        check(recipe(path), silence())
+
+
+def test_links_that_go_round(tmp_path):
+    folder = tmp_path / "loop"
+    folder.mkdir()
+    tickets(folder / "a.csv")
+    (folder / "again").symlink_to(folder)
+    assert check(recipe(folder), silence(), only=(), learn=False).card["rows"]["read"] == {
+        "train": 60
+    }
+    (tmp_path / "self.csv").symlink_to(tmp_path / "self.csv")
+    with pytest.raises(DataError):
+        check(recipe(tmp_path / "self.csv"), silence())
+
+
+def test_labels_of_mixed_type(tmp_path):
+    path = tmp_path / "m.jsonl"
+    labels = ("1", "1.0", "true", "null", '"two"', '""')
+    path.write_text(
+        "\n".join(f'{{"text": "row {n} says it", "label": {labels[n % 6]}}}' for n in range(60))
+    )
+    card = check(recipe(path), silence(), only=(), learn=False).card
+    assert card["labels"] == ["1", "two"] and card["rows"]["dropped"] == {"missing_output": 20}
+
+
+def test_a_very_long_row_is_told_and_read_in_part(tmp_path, monkeypatch):
+    monkeypatch.setattr(checking, "MAX_AUDITED_CHARS", 1000)
+    path = tickets(tmp_path / "t.csv", [f"{'word ' * 400} jo@example.org,a"])
+    checkup = check(recipe(path), silence(), only=("personal_data",), learn=False)
+    kinds = {item.kind: item for item in checkup.findings}
+    assert kinds["very_long_text"].places == ("t.csv:62",)
+    assert "personal_data_email" not in kinds
+
+
+def test_unfit_data_is_not_trained_on(tmp_path, monkeypatch):
+    plan = recipe(tickets(tmp_path / "t.csv"))
+    prepared = prepare(plan.data, None, silence())
+
+    def unfit(prepared, recipe, journal, only):
+        return [Finding("giveaway", "error", "column x gives the label away")]
+
+    monkeypatch.setattr(checking, "audit", unfit)
+    with pytest.raises(Refusal, match="gives the label away"):
+        audit_before_training(prepared, plan, silence())
+
+
+def test_a_broken_audit_costs_no_training(tmp_path, monkeypatch):
+    plan = recipe(tickets(tmp_path / "t.csv"))
+    prepared = prepare(plan.data, None, silence())
+
+    def broken(*arguments, **options):
+        raise RuntimeError("no")
+
+    monkeypatch.setattr(checking, "run_audits", broken)
+    journal = silence()
+    assert audit_before_training(prepared, plan, journal) == prepared
+    assert "was not checked" in journal.warnings[0]
