@@ -15,7 +15,7 @@ from tunewright import figures
 from tunewright.config import Recipe
 from tunewright.data.audit.material import AuditMaterial, count, name_rows
 from tunewright.data.audit.table import AUDITS, run_audits
-from tunewright.data.card import make_card
+from tunewright.data.card import make_card, with_token_lengths
 from tunewright.data.portrait import describe_portrait
 from tunewright.data.prepare import Prepared, prepare
 from tunewright.errors import Refusal
@@ -154,9 +154,11 @@ def make_full_card(
     prepared: Prepared, token_lengths: Mapping[str, Sequence[int]] | None = None
 ) -> dict[str, Any]:
     """card.json: counts, lengths, labels, findings, and what the texts are like."""
-    card = make_card(prepared, token_lengths)
-    card.update(describe_portrait(prepared.splits, prepared.findings))
-    return card
+    if prepared.card is None:
+        card = make_card(prepared, token_lengths)
+        card.update(describe_portrait(prepared.splits, prepared.findings))
+        return card
+    return with_token_lengths(prepared.card, token_lengths or {})
 
 
 def rank_findings(findings: Iterable[Finding]) -> list[Finding]:

@@ -21,12 +21,13 @@ from typing import Any
 
 import torch
 
-from tunewright.checking import audit_before_training, make_full_card
+from tunewright.checking import make_full_card
 from tunewright.confidence import settle_confidence
 from tunewright.config import Recipe, dump_recipe, parse_recipe
 from tunewright.data.prepare import Prepared, prepare
 from tunewright.data.preview import Preview, make_preview
-from tunewright.data.render import Row, render, target_tokens_lost
+from tunewright.data.render import Row, render
+from tunewright.data.row_file import lost_targets, row_lengths
 from tunewright.errors import RecipeError, Refusal, RunError, UserError
 from tunewright.evaluate.compare import compare
 from tunewright.evaluate.details import make_details
@@ -38,6 +39,7 @@ from tunewright.metrics.table import check_metrics, find_metric, lacks, metrics_
 from tunewright.model.device import check_workers, device_name, resident_memory
 from tunewright.model.load import Base
 from tunewright.model.weights import load_tuned, read_manifest, save_tuned
+from tunewright.preparing import prepare_for_training
 from tunewright.records import (
     Amount,
     Comparison,
@@ -63,6 +65,7 @@ from tunewright.store import (
     write_json,
     write_jsonl,
 )
+from tunewright.tokenising import render_for_training
 from tunewright.train.head import start_head
 from tunewright.train.loop import Evaluation, Fitted, fit
 from tunewright.train.objectives import OBJECTIVES, Objective, with_penalty
@@ -136,9 +139,8 @@ def _prepare(recipe: Recipe, folder: RunFolder, journal: Journal, resume: bool) 
             )
         check_rivals(recipe)
         check_workers(recipe.training.num_workers)
-        prepared = prepare(recipe.data, recipe.task, journal)
+        prepared = prepare_for_training(recipe, journal)
         choose_metrics(recipe, prepared)  # a wrong name is told before a weight is loaded
-        prepared = audit_before_training(prepared, recipe, journal)
         return make_setup(recipe, prepared, journal)
     except (UserError, Refusal):
         # Nothing was learned yet, so the mended recipe may start in the same place.
@@ -159,6 +161,8 @@ def choose_metrics(recipe: Recipe, prepared: Prepared) -> tuple[str, ...]:
     """The recipe's metrics, or those of the task; the first decides."""
     layout, splits = prepared.layout, prepared.splits
     if recipe.evaluation.metrics == "auto":
+        if prepared.metrics is not None:
+            return prepared.metrics
         return metrics_for(layout.task, splits.train + splits.test, layout.labels)
     check_metrics(recipe.evaluation.metrics, layout.task, layout.labels)
     return tuple(recipe.evaluation.metrics)
@@ -205,7 +209,8 @@ def _with_earlier_reasons(setup: Setup, folder: RunFolder) -> Setup:
 
 def _train_model(setup: Setup, folder: RunFolder, journal: Journal, resume: bool) -> Fitted:
     """Tune, and leave model/ with the best weights."""
-    rows = setup.standardised(render(setup.prepared.splits.train, setup.rendering))
+    made = render_for_training(setup.prepared, setup.rendering, journal)
+    rows = setup.standardised(made)
     tuning = open_model(setup, journal, rows=rows)
     _write_card(setup, rows, folder, journal)
     training = setup.recipe.training
@@ -260,14 +265,13 @@ def _free(base: Base) -> None:
 
 
 def _write_card(setup: Setup, rows: Sequence[Row], folder: RunFolder, journal: Journal) -> None:
-    lost = target_tokens_lost(rows)
-    if lost:
-        cut = sum(row.lost_targets > 0 for row in rows)
+    lost = lost_targets(rows)
+    if lost.any():
         journal.warn(
-            f"data: {lost} target tokens of {cut} rows lie beyond training.max_length "
-            f"{setup.rendering.max_length} and are not learned"
+            f"data: {lost.sum()} target tokens of {(lost > 0).sum()} rows lie beyond "
+            f"training.max_length {setup.rendering.max_length} and are not learned"
         )
-    lengths = {"train": [row.num_tokens for row in rows]}
+    lengths = {"train": row_lengths(rows).tolist()}
     write_json(folder.card, make_full_card(setup.prepared, lengths))
 
 

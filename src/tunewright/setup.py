@@ -107,10 +107,10 @@ class Setup:
         assert isinstance(most, int)
         return Asker(base, self.rendering, most, self.scale)
 
-    def standardised(self, rows: Sequence[Row]) -> list[Row]:
+    def standardised(self, rows: Sequence[Row]) -> Sequence[Row]:
         """Rows as the loss wants them: numbers on the scale that the model works on."""
         if self.task != "regress":
-            return list(rows)
+            return rows
         mean, deviation = self.scale.mean, self.scale.deviation
         return [replace(row, target=(float(row.target) - mean) / deviation) for row in rows]  # type: ignore[arg-type]
 
@@ -289,7 +289,9 @@ def _rendering(recipe: Recipe, prepared: Prepared, base: Base, *, max_length: in
         seq2seq=base.kind == "encoder-decoder" and prepared.layout.task in ("generate", "chat"),
         native_template=base.kind == "decoder"
         and (template is not None or not base.default_template),
-        column_edges=find_column_edges(prepared.splits.train),
+        column_edges=find_column_edges(prepared.splits.train)
+        if prepared.layout.columns.numeric
+        else (),
     )
 
 

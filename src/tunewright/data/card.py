@@ -49,6 +49,17 @@ def make_card(
     }
 
 
+def with_token_lengths(
+    card: Mapping[str, Any], token_lengths: Mapping[str, Sequence[int]]
+) -> dict[str, Any]:
+    """The card with statistics and a histogram of the tokens of each row, by split."""
+    splits = {name: dict(side) for name, side in card["splits"].items()}
+    for name, lengths in token_lengths.items():
+        splits[name]["tokens"] = describe_lengths(lengths)
+        splits[name]["token_histogram"] = histogram(lengths)
+    return {**card, "splits": splits}
+
+
 def describe_lengths(lengths: Sequence[int]) -> dict[str, float] | None:
     """min, mean, median, p95 and max; None for no lengths."""
     if not lengths:

@@ -25,13 +25,18 @@ PlacedRow = tuple[str, Mapping[str, Any]]
 class Prepared:
     """Splits ready for tokens, how rows were understood, and everything noticed on the way.
 
-    num_read: rows read, by file role, before anything was dropped.
+    num_read: rows read, by file role, before anything was dropped. card: the data card without
+    token lengths, and metrics: the default ones, where they were made before. digest: stands for
+    all of this, where it was stored.
     """
 
     layout: Layout
     splits: Splits
     findings: tuple[Finding, ...]
     num_read: Mapping[str, int]
+    card: Mapping[str, Any] | None = None
+    metrics: tuple[str, ...] | None = None
+    digest: str | None = None
 
     @property
     def task(self) -> Task:

@@ -19,6 +19,8 @@ from tunewright.records import Example, Message, Span
 Tokenizer = Any
 """A transformers tokenizer; handed in, so that this shelf needs no model code."""
 
+ENCODED_TEXTS = 1000
+"""Texts that go to the tokenizer at a time: enough for its threads, little in memory."""
 PROMPT_END = "\n"
 """Stands between prompt and completion where the tokenizer has no chat template of its own."""
 
@@ -96,11 +98,12 @@ def render_prompts(examples: Sequence[Example], how: Rendering) -> list[NDArray[
     """Token ids up to where the answer begins, for generation; cut from the left to max_length."""
     limit = how.max_length
     if how.seq2seq:
-        return [_ids(how.tokenizer, e.input, special=True, literal=True)[:limit] for e in examples]
+        sources = _encode(how.tokenizer, [e.input for e in examples], special=True, literal=True)
+        return [ids[:limit] for ids in sources]
     if not _uses_template(examples, how):
-        return [_prompt_ids(e, how)[-limit:] for e in examples]
+        return [ids[-limit:] for ids in _prompt_ids(examples, how)]
     prompts = [_template(how, prompt_messages(e), e, generation=True) for e in examples]
-    return [_ids(how.tokenizer, text, special=False)[-limit:] for text in prompts]
+    return [ids[-limit:] for ids in _encode(how.tokenizer, prompts, special=False)]
 
 
 def prompt_messages(example: Example) -> tuple[Message, ...]:
@@ -232,10 +235,10 @@ def _tag_tokens(
 
 def _render_generation(examples: Sequence[Example], how: Rendering) -> list[Row]:
     if how.seq2seq:
-        return [_seq2seq_row(e, how) for e in examples]
+        return _seq2seq_rows(examples, how)
     if _uses_template(examples, how):
-        return [_template_row(e, how) for e in examples]
-    return [_plain_row(e, how) for e in examples]
+        return _template_rows(examples, how)
+    return _plain_rows(examples, how)
 
 
 def _uses_template(examples: Sequence[Example], how: Rendering) -> bool:
@@ -243,50 +246,84 @@ def _uses_template(examples: Sequence[Example], how: Rendering) -> bool:
     return how.task == "chat" or how.native_template
 
 
-def _plain_row(example: Example, how: Rendering) -> Row:
-    prompt = _prompt_ids(example, how)
-    eos = how.tokenizer.eos_token_id
-    answer = _ids(how.tokenizer, str(example.output), special=False, literal=True)
-    answer = np.append(answer, np.int32(eos)) if eos is not None else answer
-    weights = np.concatenate([np.zeros(prompt.size), np.ones(answer.size)]).astype(np.float32)
-    ids = np.concatenate([prompt, answer]).astype(np.int32)
-    return _cut(Row(example.id, ids, weights, weight=example.weight), how.max_length)
+def _plain_rows(examples: Sequence[Example], how: Rendering) -> list[Row]:
+    prompts, answers = _prompt_ids(examples, how), _answer_ids(examples, how)
+    rows = []
+    for example, prompt, answer in zip(examples, prompts, answers, strict=True):
+        weights = np.zeros(prompt.size + answer.size, dtype=np.float32)
+        weights[prompt.size :] = 1.0
+        row = Row(example.id, np.concatenate([prompt, answer]), weights, weight=example.weight)
+        rows.append(_cut(row, how.max_length))
+    return rows
 
 
-def _prompt_ids(example: Example, how: Rendering) -> NDArray[np.int32]:
-    text = example.input + PROMPT_END
-    ids = _ids(how.tokenizer, text, special=True, literal=True)
+def _answer_ids(examples: Sequence[Example], how: Rendering) -> list[NDArray[np.int32]]:
+    """The completions and the token that ends them."""
     eos = how.tokenizer.eos_token_id
-    if ids.size and eos is not None and ids[-1] == eos:  # some tokenizers close every text
-        ids = ids[:-1]
-    bare = _ids(how.tokenizer, PROMPT_END, special=False)
-    if bare.size == 0 or bare[-1] != ids[-1]:
+    texts = [str(example.output) for example in examples]
+    answers = _encode(how.tokenizer, texts, special=False, literal=True)
+    return answers if eos is None else [np.append(ids, np.int32(eos)) for ids in answers]
+
+
+def _prompt_ids(examples: Sequence[Example], how: Rendering) -> list[NDArray[np.int32]]:
+    tokenizer, eos = how.tokenizer, how.tokenizer.eos_token_id
+    texts = [example.input + PROMPT_END for example in examples]
+    prompts = _encode(tokenizer, texts, special=True, literal=True)
+    bare = _encode(tokenizer, [PROMPT_END], special=False)[0]
+    mark = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else eos
+    blurred = []
+    for place, ids in enumerate(prompts):
+        if ids.size and eos is not None and ids[-1] == eos:  # some tokenizers close every text
+            prompts[place] = ids = ids[:-1]
+        if bare.size == 0 or bare[-1] != ids[-1]:
+            blurred.append(place)
+    if blurred and mark is not None:
         # The separator is unknown to this tokenizer or merged away: mark the border with the bos
         # or eos token instead, so that the model can tell prompt from completion.
-        mark = how.tokenizer.bos_token_id if how.tokenizer.bos_token_id is not None else eos
-        if mark is not None:
-            ids = np.append(
-                _ids(how.tokenizer, example.input, special=True, literal=True), np.int32(mark)
-            )
-    return ids.astype(np.int32)
+        inputs = [examples[place].input for place in blurred]
+        for place, ids in zip(
+            blurred, _encode(tokenizer, inputs, special=True, literal=True), strict=True
+        ):
+            prompts[place] = np.append(ids, np.int32(mark))
+    return prompts
 
 
-def _template_row(example: Example, how: Rendering) -> Row:
-    turns = example.messages or (
-        Message("user", example.input),
-        Message("assistant", str(example.output)),
-    )
-    text, spans = _assistant_spans(example, turns, how)
-    encoded = how.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-    ids = list(encoded["input_ids"])
+def _template_rows(examples: Sequence[Example], how: Rendering) -> list[Row]:
+    talks = [
+        example.messages
+        or (Message("user", example.input), Message("assistant", str(example.output)))
+        for example in examples
+    ]
+    spoken = [_assistant_spans(e, turns, how) for e, turns in zip(examples, talks, strict=True)]
+    rows = []
+    for start in range(0, len(examples), ENCODED_TEXTS):
+        texts = [text for text, _ in spoken[start : start + ENCODED_TEXTS]]
+        encoded = how.tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True)
+        for place, (ids, offsets) in enumerate(
+            zip(encoded["input_ids"], encoded["offset_mapping"], strict=True), start
+        ):
+            turns, spans = talks[place], spoken[place][1]
+            rows.append(_template_row(examples[place], turns, spans, ids, offsets, how))
+    return rows
+
+
+def _template_row(
+    example: Example,
+    turns: Sequence[Message],
+    spans: Sequence[tuple[int, int, float]],
+    ids: Sequence[int],
+    offsets: Sequence[tuple[int, int]],
+    how: Rendering,
+) -> Row:
     weights = np.zeros(len(ids), dtype=np.float32)
-    for position, (start, end) in enumerate(encoded["offset_mapping"]):
+    if spans:
+        place_T2 = np.asarray(offsets, dtype=np.int64).reshape(-1, 2)
         for first, last, weight in spans:
-            if end > start and start >= first and start < last:
-                weights[position] = weight
+            inside = (place_T2[:, 1] > place_T2[:, 0]) & (place_T2[:, 0] >= first)
+            weights[inside & (place_T2[:, 0] < last)] = weight
     end_weight = spans[-1][2] if spans else 0.0
-    ids, weights = _with_end(ids, weights, end_weight, turns, how)
-    row = Row(example.id, np.asarray(ids, np.int32), weights, weight=example.weight)
+    whole, weights = _with_end(list(ids), weights, end_weight, turns, how)
+    row = Row(example.id, np.asarray(whole, np.int32), weights, weight=example.weight)
     return _cut(row, how.max_length)
 
 
@@ -394,29 +431,30 @@ def _message_dict(turn: Message) -> dict[str, Any]:
     return plain
 
 
-def _seq2seq_row(example: Example, how: Rendering) -> Row:
-    ids = _ids(how.tokenizer, example.input, special=True, literal=True)[: how.max_length]
-    answer = _ids(how.tokenizer, str(example.output), special=False, literal=True)
-    eos = how.tokenizer.eos_token_id
-    answer = np.append(answer, np.int32(eos)) if eos is not None else answer
-    lost = max(0, answer.size - how.max_length)
-    answer = answer[: how.max_length].astype(np.int32)
-    return Row(
-        example.id,
-        ids,
-        np.ones(answer.size, dtype=np.float32),
-        answer,
-        weight=example.weight,
-        lost_targets=lost,
-    )
+def _seq2seq_rows(examples: Sequence[Example], how: Rendering) -> list[Row]:
+    sources = _encode(how.tokenizer, [e.input for e in examples], special=True, literal=True)
+    rows = []
+    for example, ids, answer in zip(examples, sources, _answer_ids(examples, how), strict=True):
+        kept = answer[: how.max_length]
+        rows.append(
+            Row(
+                example.id,
+                ids[: how.max_length],
+                np.ones(kept.size, dtype=np.float32),
+                kept,
+                weight=example.weight,
+                lost_targets=max(0, answer.size - how.max_length),
+            )
+        )
+    return rows
 
 
 def _render_text(examples: Sequence[Example], how: Rendering) -> list[Row]:
     """Continued pre-training: every token is learned; long texts become several rows."""
     rows = []
     eos, bos = how.tokenizer.eos_token_id, how.tokenizer.bos_token_id
-    for example in examples:
-        ids = _ids(how.tokenizer, example.input, special=False, literal=True)
+    texts = _encode(how.tokenizer, [e.input for e in examples], special=False, literal=True)
+    for example, ids in zip(examples, texts, strict=True):
         ids = np.append(ids, np.int32(eos)) if eos is not None else ids
         size = how.max_length - (bos is not None)
         for part, start in enumerate(range(0, ids.size, size)):
@@ -446,13 +484,17 @@ def _cut(row: Row, max_length: int) -> Row:
     )
 
 
-def _ids(
-    tokenizer: Tokenizer, text: str, *, special: bool, literal: bool = False
-) -> NDArray[np.int32]:
+def _encode(
+    tokenizer: Tokenizer, texts: Sequence[str], *, special: bool, literal: bool = False
+) -> list[NDArray[np.int32]]:
     """literal: names of special tokens that stand in the user's own text are ordinary text."""
     extra = {"split_special_tokens": True} if literal else {}
-    ids = tokenizer(text, add_special_tokens=special, **extra)["input_ids"]
-    return np.asarray(ids, dtype=np.int32)
+    out: list[NDArray[np.int32]] = []
+    for start in range(0, len(texts), ENCODED_TEXTS):
+        part = list(texts[start : start + ENCODED_TEXTS])
+        encoded = tokenizer(part, add_special_tokens=special, **extra)["input_ids"]
+        out += [np.asarray(ids, dtype=np.int32) for ids in encoded]
+    return out
 
 
 def encode_texts(texts: Sequence[str], how: Rendering) -> list[NDArray[np.int32]]:

@@ -9,7 +9,6 @@ from collections import Counter
 from typing import Any
 
 import numpy as np
-from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
 from threadpoolctl import threadpool_limits
 
 from tunewright.evaluate.features import dense_features, linear_features
@@ -127,6 +126,8 @@ def boosted_trees(material: Material) -> list[Prediction]:
 
 def _grow(known: Floats, index: Ints, asked: Floats, categories: Any, material: Material) -> Floats:
     """(B, K) probabilities of a fitted classifier; (B, 2) for the marks of one label."""
+    from sklearn.ensemble import HistGradientBoostingClassifier
+
     size = 2 if material.multi_label else len(material.labels)
     classes = np.unique(index)
     if classes.size < 2:  # a label that every row or no row carries
@@ -139,6 +140,8 @@ def _grow(known: Floats, index: Ints, asked: Floats, categories: Any, material: 
 
 
 def _regressor(num_rows: int, categories: Any, seed: int) -> Any:
+    from sklearn.ensemble import HistGradientBoostingRegressor
+
     early = num_rows >= _ROWS_FOR_EARLY_STOP
     return HistGradientBoostingRegressor(**_shape(num_rows, early, categories, seed))
 

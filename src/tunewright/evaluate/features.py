@@ -14,8 +14,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
-from sklearn.decomposition import TruncatedSVD
-from sklearn.feature_extraction.text import TfidfVectorizer
 
 from tunewright.records import Example
 
@@ -57,6 +55,8 @@ def text_features(train: Sequence[str], test: Sequence[str]) -> tuple[Any, Any]:
     Character n-grams within word borders carry misspellings and endings, words and word pairs the
     meaning; a linear model on both is hard to beat on short texts.
     """
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
     blocks = (
         {"ngram_range": (1, 2)},
         {"ngram_range": (2, 4), "analyzer": "char_wb"},
@@ -70,6 +70,8 @@ def text_features(train: Sequence[str], test: Sequence[str]) -> tuple[Any, Any]:
 
 def character_features(train: Sequence[str], test: Sequence[str]) -> tuple[Any, Any]:
     """(train, test) sparse (B, F) TF-IDF of character n-grams, rows of unit length or empty."""
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
     how = TfidfVectorizer(
         sublinear_tf=True, analyzer="char_wb", ngram_range=(2, 5), dtype=np.float32
     )
@@ -161,6 +163,8 @@ def _weigh(vectorizer: Any, train: Sequence[str], test: Sequence[str]) -> tuple[
 
 
 def _reduce(train: Any, test: Any, size: int, seed: int) -> tuple[Table, Table]:
+    from sklearn.decomposition import TruncatedSVD
+
     size = min(size, train.shape[1] - 1, train.shape[0] - 1)
     if size < 1:
         return np.zeros((train.shape[0], 0)), np.zeros((test.shape[0], 0))

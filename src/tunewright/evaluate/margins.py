@@ -14,10 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from scipy.optimize import minimize_scalar
 from scipy.special import expit, log_expit, log_softmax, softmax
-from sklearn.linear_model import Ridge
-from sklearn.svm import LinearSVC
 
 from tunewright.evaluate.material import Floats, Ints, NotPossible, spread
 
@@ -56,6 +53,8 @@ def margin_label_probabilities(train: Any, marks_BK: Floats, test: Any, seed: in
 
 def ridge_values(train: Any, values: Floats, test: Any, seed: int) -> Floats:
     """(B,) predictions of ridge regression; its penalty is chosen on a held-out fifth."""
+    from sklearn.linear_model import Ridge
+
     mean, deviation = float(values.mean()), float(values.std())
     if deviation == 0.0 or train.shape[1] == 0:
         return np.full(test.shape[0], mean)
@@ -100,6 +99,8 @@ def _class_temperature(train: Any, labels: Ints, seed: int) -> float:
 
 def _class_margins(train: Any, labels: Ints, test: Any, seed: int) -> tuple[Ints, Floats]:
     """(classes seen, margins (B, classes))."""
+    from sklearn.svm import LinearSVC
+
     if train.shape[1] == 0:
         raise NotPossible("the training texts hold no word to learn from")
     model = LinearSVC(random_state=seed, tol=_TOLERANCE).fit(train, labels)
@@ -111,6 +112,8 @@ def _class_margins(train: Any, labels: Ints, test: Any, seed: int) -> tuple[Ints
 
 def _label_margins(train: Any, marks_BK: Floats, test: Any, seed: int) -> Floats:
     """(B, K) margins; a label on all or none of the rows gets one that no row changes."""
+    from sklearn.svm import LinearSVC
+
     margins = np.zeros((test.shape[0], marks_BK.shape[1]))
     for k, marks in enumerate(marks_BK.T):
         if np.unique(marks).size < 2 or train.shape[1] == 0:
@@ -123,6 +126,8 @@ def _label_margins(train: Any, marks_BK: Floats, test: Any, seed: int) -> Floats
 
 def _fit_temperature(loss: Callable[[float], float]) -> float:
     """The temperature between 0.05 and 100 with the least mean log loss."""
+    from scipy.optimize import minimize_scalar
+
     found = minimize_scalar(
         lambda x: loss(float(np.exp(x))), bounds=(np.log(0.05), np.log(100)), method="bounded"
     )

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import torch
 from scipy.special import softmax
-from sklearn.linear_model import LogisticRegression
 
 from tunewright.data.batch import batches_by_length, make_batch
 from tunewright.data.render import Row, input_text, render
@@ -189,6 +188,8 @@ def _choose_penalty(known: Floats, labels: Ints, seed: int) -> float:
 
 def _logistic(known: Floats, labels: Ints, asked: Floats, penalty: float) -> tuple[Ints, Floats]:
     """(classes, probabilities (B, classes)) of a logistic regression."""
+    from sklearn.linear_model import LogisticRegression
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # unfinished convergence costs a probe next to nothing
         model: Any = LogisticRegression(C=penalty, max_iter=200, tol=1e-3).fit(known, labels)

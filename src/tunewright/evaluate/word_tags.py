@@ -6,7 +6,6 @@ import re
 from collections.abc import Sequence
 
 import numpy as np
-from sklearn.feature_extraction.text import CountVectorizer
 
 from tunewright.evaluate.margins import margin_probabilities
 from tunewright.evaluate.material import Material, NotPossible, answer
@@ -37,6 +36,8 @@ def tag_words(material: Material, train: Sequence[Example], system: str) -> list
         raise NotPossible("the training rows hold no word")
     places_of = [find_words(example.input) for example in material.test]
     asked = [d for e, p in zip(material.test, places_of, strict=True) for d in describe(e.input, p)]
+    from sklearn.feature_extraction.text import CountVectorizer
+
     vectorizer = CountVectorizer(analyzer=list, binary=True, dtype=np.float64)
     features = vectorizer.fit_transform(known)
     material.advance(0.3)

@@ -89,7 +89,7 @@ def choose_threads(wish: int | str = "auto") -> tuple[int, str]:
     asked = os.environ.get("OMP_NUM_THREADS", "")
     if asked.isdigit() and int(asked) > 0:
         return int(asked), "OMP_NUM_THREADS"
-    usable, quota = _usable_processors(), _cgroup_processors()
+    usable, quota = usable_processors(), _cgroup_processors()
     if quota is not None and quota < usable:
         return max(1, math.floor(quota)), f"container limit of {quota:g} processors"
     cores = psutil.cpu_count(logical=False) or usable
@@ -246,7 +246,8 @@ def _cpu_name() -> str:
     return platform.processor() or platform.machine() or "unknown processor"
 
 
-def _usable_processors() -> int:
+def usable_processors() -> int:
+    """Processors that this process may run on, 1 or more; quotas play no part."""
     if hasattr(os, "sched_getaffinity"):
         return max(1, len(os.sched_getaffinity(0)))
     return max(1, os.cpu_count() or 1)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from tunewright.data.batch import batches_by_length, make_batch, model_inputs
 from tunewright.data.render import Row
+from tunewright.data.row_file import first_by_id
 from tunewright.methods import Eva, LowRank
 from tunewright.model.load import Base
 from tunewright.model.peft_quietly import peft
@@ -30,7 +31,7 @@ def start_from_activations(
     start.
     """
     most = options.eva_rows if isinstance(options, Eva) else 512
-    chosen = sorted(rows, key=lambda row: row.id)[:most]
+    chosen = first_by_id(rows, most)
     backbone = base.plain.base_model
     training = base.model.training
     base.model.eval()

@@ -19,6 +19,7 @@ from torch import nn
 
 from tunewright.data.batch import batches_by_length, make_batch, model_inputs
 from tunewright.data.render import Row
+from tunewright.data.row_file import first_by_id
 from tunewright.model.load import Base
 
 PENALTY = 1e-3
@@ -53,7 +54,7 @@ def start_head(base: Base, rows: Sequence[Row], pad_id: int) -> bool:
     head = find_head(base)
     if head is None or base.task not in ("classify", "regress"):
         return False
-    rows = sorted(rows, key=lambda row: row.id)[:MOST_ROWS]
+    rows = first_by_id(rows, MOST_ROWS)
     features_NH = _features(base, head, rows, pad_id)
     if features_NH is None:
         return False

@@ -18,13 +18,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from tunewright.config import TrainingSection
 from tunewright.data.batch import hide_tokens, plan_epoch
 from tunewright.data.render import Row
+from tunewright.data.row_file import digest_rows, row_lengths
 from tunewright.errors import Interrupted, RunError
 from tunewright.journal import Journal
 from tunewright.model.decoder import fast_decoder
@@ -196,7 +196,7 @@ class _Run:
             parameters, plan.head_names, plan.rates, config,
             ratios=plan.rate_ratios, companion=plan.companion,
         )  # fmt: skip
-        self.lengths = np.array([row.num_tokens for row in rows], dtype=np.int64)
+        self.lengths = row_lengths(rows)
         self.total_steps = plan.total_steps(len(rows), config.max_steps)
         if plan.companion is not None:
             plan.companion.begin(self.total_steps)
@@ -545,14 +545,6 @@ def _scope(
     rows: Sequence[Row], plan: Plan, config: TrainingSection, names: Sequence[str]
 ) -> dict[str, str]:
     """Digests of what must be the same for a resumed run to be the same run."""
-    data = hashlib.sha256()
-    for row in rows:
-        data.update(row.id.encode())
-        data.update(row.input_ids.tobytes())
-        if row.target_weights is not None:
-            data.update(row.target_weights.tobytes())
-        target = row.target
-        data.update(target.tobytes() if isinstance(target, np.ndarray) else repr(target).encode())
     # When to save, on how many threads and with how many helpers does not change the numbers.
     free = {"save_interval_s", "save_steps", "num_workers", "num_threads", "trackers", "device"}
     settings = repr(sorted(config.model_dump(exclude=free).items()))
@@ -560,7 +552,7 @@ def _scope(
     fixed += repr((plan.rates, sorted(plan.head_names), plan.pad_id, plan.mask_id))
     fixed += repr(sorted(plan.rate_ratios.items())) if plan.rate_ratios else ""
     return {
-        "the training data": data.hexdigest(),
+        "the training data": digest_rows(rows),
         "the base model or the validation data": plan.identity,
         "the recipe": hashlib.sha256((settings + fixed).encode()).hexdigest(),
         "the set of trained weights": hashlib.sha256("\n".join(names).encode()).hexdigest(),

@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.stats import chi2
 
 from tunewright.data.audit.material import AuditMaterial, count, list_some, name_rows
 from tunewright.records import Example, Finding, Span, SplitName
@@ -116,6 +115,8 @@ def compare_counts(first: Counter[str], second: Counter[str]) -> tuple[float, fl
     table = table[:, table.sum(axis=0) > 0]
     if table.shape[1] < 2:
         return 1.0, distance
+    from scipy.stats import chi2
+
     wanted = np.outer(totals, table.sum(axis=0)) / totals.sum()
     statistic = float(((table - wanted) ** 2 / wanted).sum())
     return float(chi2.sf(statistic, table.shape[1] - 1)), distance
