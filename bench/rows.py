@@ -8,7 +8,24 @@ from pathlib import Path
 
 import numpy as np
 
-SYLLABLES = "ka lo mi re tu sa ne vo pi da he ri an el or us".split()
+SYLLABLES = [
+    "ka",
+    "lo",
+    "mi",
+    "re",
+    "tu",
+    "sa",
+    "ne",
+    "vo",
+    "pi",
+    "da",
+    "he",
+    "ri",
+    "an",
+    "el",
+    "or",
+    "us",
+]
 
 
 def make_words(count: int = 5000, seed: int = 3) -> list[str]:
