@@ -29,7 +29,6 @@ from tunewright.journal import Journal
 from tunewright.methods import METHODS, LowRank
 from tunewright.model.adapters.table import attach, trainable_parameters
 from tunewright.model.adapters.targets import head_modules
-from tunewright.model.decoder import make_fast
 from tunewright.model.device import (
     available_memory,
     choose_precision,
@@ -40,6 +39,7 @@ from tunewright.model.device import (
 )
 from tunewright.model.load import Base, add_tokens, bio_names, load_base, longest_input
 from tunewright.model.pooling import add_mean_pooling, wants_mean_pooling
+from tunewright.model.speed import make_fast
 from tunewright.model.tokenizer import unknown_pieces
 from tunewright.records import Derived, Example
 from tunewright.train.activations import start_from_activations

@@ -7,8 +7,9 @@ import transformers
 from torch import nn
 
 from tunewright.model import kernels
-from tunewright.model.decoder import fast_decoder, make_fast
+from tunewright.model.decoder import fast_decoder
 from tunewright.model.fast import as_low_rank, slow_down, speed_up
+from tunewright.model.speed import make_fast
 
 VOCABULARY = 211
 SHAPE = {

@@ -89,16 +89,15 @@ def test_attention(lengths, heads, groups, size, causal):
         )
     expected = torch.cat(outs)
     expected.backward(dout.float())
-    out, lse = kernels.attention(q, k, v, starts, scale, causal=causal)
+    how = kernels.Attention(starts, scale, causal)
+    out, lse = kernels.attention(q, k, v, how)
     near(out, expected.detach())
-    grads = kernels.attention_backward(dout, q, k, v, out, lse, starts, scale, causal=causal)
+    grads = kernels.attention_backward(dout, q, k, v, out, lse, how)
     wide = [part.float() for part in (q, k, v)]
-    plain_out, plain_lse = kernels.attention(*wide, starts, scale, causal=causal)
+    plain_out, plain_lse = kernels.attention(*wide, how)
     near(plain_out, expected.detach(), 1e-5)
     near(lse, plain_lse, 1e-3)
-    plain = kernels.attention_backward(
-        dout.float(), *wide, plain_out, plain_lse, starts, scale, causal=causal
-    )
+    plain = kernels.attention_backward(dout.float(), *wide, plain_out, plain_lse, how)
     for number, leaf in enumerate(leaves):
         if float(leaf.grad.norm()) > 1e-3:  # one token alone: no gradient but rounding
             near(grads[number], leaf.grad, 1.5e-2)

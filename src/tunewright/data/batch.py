@@ -100,11 +100,13 @@ def split_micro_batches(
 def make_batch(
     rows: Sequence[Row], *, pad_id: int, device: torch.device, packed: bool = False
 ) -> Batch:
-    """Rows of one kind as tensors; `packed` joins language-modelling rows into one sequence."""
+    """Rows of one kind as tensors; `packed` joins all rows but an encoder-decoder's in one."""
     if rows[0].is_seq2seq:
         return _seq2seq_batch(rows, pad_id, device)
+    if packed:
+        return _packed_batch(rows, device)
     if rows[0].target_weights is not None:
-        return _packed_batch(rows, device) if packed else _language_batch(rows, pad_id, device)
+        return _language_batch(rows, pad_id, device)
     ids, mask = _pad([row.input_ids for row in rows], pad_id)
     return Batch(
         ids_BT=ids.to(device),
@@ -214,29 +216,38 @@ def _packed_batch(rows: Sequence[Row], device: torch.device) -> Batch:
     """All rows in one sequence; positions start anew at each, which keeps attention apart."""
     ids = np.concatenate([row.input_ids for row in rows]).astype(np.int64)
     positions = np.concatenate([np.arange(row.input_ids.size) for row in rows])
-    predicts = torch.zeros(1, ids.size, dtype=torch.bool)
-    weight, target = [], []
-    offset = 0
-    for row in rows:
-        assert row.target_weights is not None
-        places = np.flatnonzero(row.target_weights[1:])
-        predicts[0, torch.from_numpy(offset + places)] = True
-        weight.append(row.target_weights[1:][places] * row.weight)
-        target.append(row.input_ids[1:][places])
-        offset += row.input_ids.size
+    starts = np.cumsum([0, *(row.input_ids.size for row in rows)], dtype=np.int64)
+    if rows[0].target_weights is not None:
+        targets = _packed_targets(rows, starts, device)
+    else:
+        targets = {"target": _targets(rows, 0).to(device)}
     return Batch(
         ids_BT=torch.from_numpy(ids)[None].to(device),
         mask_BT=None,
         positions_BT=torch.from_numpy(positions)[None].to(device),
-        starts_R1=torch.from_numpy(
-            np.cumsum([0, *(row.input_ids.size for row in rows)], dtype=np.int64)
-        ).to(device),
-        target=_joined(target, torch.int64, device),
-        predicts_BT=predicts.to(device),
-        target_weight_N=_joined(weight, torch.float32, device),
+        starts_R1=torch.from_numpy(starts).to(device),
         weight_B=torch.tensor([row.weight for row in rows], dtype=torch.float32, device=device),
         num_tokens=int(ids.size),
+        **targets,  # type: ignore[arg-type]
     )
+
+
+def _packed_targets(
+    rows: Sequence[Row], starts: NDArray[np.int64], device: torch.device
+) -> dict[str, Tensor]:
+    predicts = torch.zeros(1, int(starts[-1]), dtype=torch.bool)
+    weight, target = [], []
+    for row, start in zip(rows, starts, strict=False):
+        assert row.target_weights is not None
+        places = np.flatnonzero(row.target_weights[1:])
+        predicts[0, torch.from_numpy(start + places)] = True
+        weight.append(row.target_weights[1:][places] * row.weight)
+        target.append(row.input_ids[1:][places])
+    return {
+        "target": _joined(target, torch.int64, device),
+        "predicts_BT": predicts.to(device),
+        "target_weight_N": _joined(weight, torch.float32, device),
+    }
 
 
 def _seq2seq_batch(rows: Sequence[Row], pad_id: int, device: torch.device) -> Batch:

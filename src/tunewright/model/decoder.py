@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from tunewright.model import kernels
-from tunewright.model.fast import LowRank, as_low_rank, speed_up
+from tunewright.model.fast import LowRank, as_low_rank
 
 CHUNK_LOGITS = 12_000_000
 """Logits that exist at a time: 24 MB in bf16, which stays in the last-level cache of a server."""
@@ -33,6 +33,10 @@ class Packed:
     starts_R1: Tensor
     cos_NR: Tensor
     sin_NR: Tensor
+
+    def attention(self, layer: Layer) -> kernels.Attention:
+        """How a layer attends."""
+        return kernels.Attention(self.starts_R1, layer.scale, causal=True)
 
 
 @dataclass(slots=True)
@@ -103,20 +107,6 @@ class FastDecoder:
         chosen_TH = hidden_NH.index_select(0, chosen_T)
         losses: Tensor = _Losses.apply(chosen_TH, self, target_T, label_smoothing)  # type: ignore[no-untyped-call]
         return losses
-
-
-def make_fast(model: nn.Module) -> str:
-    """Switch on what is fast for this model, and say in one sentence what that is."""
-    swapped = speed_up(model)
-    built, why = kernels.compiled()
-    how = f"fused kernels, {why}" if built else f"plain torch: {why}"
-    if next(model.parameters()).dtype != torch.bfloat16:
-        how = "plain torch: the kernels are for bf16"
-    if fast_decoder(model) is not None:
-        return f"fast path: whole decoder layers, rows without padding ({how})"
-    if swapped:
-        return f"fast path: {swapped} LoRA layers"
-    return "fast path: none for this model; torch's own layers are used"
 
 
 _KNOWN: weakref.WeakKeyDictionary[nn.Module, FastDecoder | None] = weakref.WeakKeyDictionary()
@@ -205,7 +195,7 @@ def _forward_layer(
     q, k, v = (part.view(part.shape[0], -1, layer.head_dim) for part in (q, k, v))
     kernels.rotate(q, packed.cos_NR, packed.sin_NR)
     kernels.rotate(k, packed.cos_NR, packed.sin_NR)
-    out, lse = kernels.attention(q, k, v, packed.starts_R1, layer.scale, causal=True)
+    out, lse = kernels.attention(q, k, v, packed.attention(layer))
     added, low_o = layer.o.forward(out.flatten(1))
     mid_NH = added.add_(x_NH)
     normed, rstd_2 = kernels.rms_norm(mid_NH, layer.norm_2_H, layer.epsilon)
@@ -244,9 +234,7 @@ class _LayerFunction(torch.autograd.Function):
         down, flat = layer.o.backward_low(dmid_NH), out.flatten(1)
         output = layer.o.backward_weights(dmid_NH, flat, low_o, down)
         dattn = layer.o.backward_input(dmid_NH, down).view_as(out)
-        dq, dk, dv = kernels.attention_backward(
-            dattn, q, k, v, out, lse, packed.starts_R1, layer.scale, causal=True
-        )
+        dq, dk, dv = kernels.attention_backward(dattn, q, k, v, out, lse, packed.attention(layer))
         kernels.rotate(dq, packed.cos_NR, packed.sin_NR, back=True)
         kernels.rotate(dk, packed.cos_NR, packed.sin_NR, back=True)
         normed, _ = kernels.rms_norm(x_NH, layer.norm_1_H, layer.epsilon)

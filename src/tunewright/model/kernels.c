@@ -49,6 +49,30 @@ INLINE __m512 exp_ps(__m512 x) {
     return _mm512_scalef_ps(p, n);
 }
 
+/* 32 random bits a lane from a counter: a bijection with full avalanche ("lowbias32", Wellons 2018). */
+INLINE __m512i scramble(__m512i x) {
+    x = _mm512_xor_si512(x, _mm512_srli_epi32(x, 16));
+    x = _mm512_mullo_epi32(x, _mm512_set1_epi32(0x7feb352d));
+    x = _mm512_xor_si512(x, _mm512_srli_epi32(x, 15));
+    x = _mm512_mullo_epi32(x, _mm512_set1_epi32((int)0x846ca68bu));
+    return _mm512_xor_si512(x, _mm512_srli_epi32(x, 16));
+}
+
+/* Lanes that dropout keeps, of places at..at+15 in a stream; drop is the share in 2^-32. */
+INLINE __mmask16 kept(uint32_t stream, i64 at, uint32_t drop) {
+    __m512i place = _mm512_add_epi32(_mm512_set1_epi32((int)(stream + (uint32_t)at)),
+                                     _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15));
+    return _mm512_cmpge_epu32_mask(scramble(place), _mm512_set1_epi32((int)drop));
+}
+
+/* Where the random numbers of a line start: the same for forward and backward, whoever computes it. */
+INLINE uint32_t stream_of(uint32_t seed, i64 line) {
+    __m512i x = scramble(_mm512_set1_epi32((int)(seed + 0x9e3779b9u * (uint32_t)line)));
+    return (uint32_t)_mm_cvtsi128_si32(_mm512_castsi512_si128(x));
+}
+
+INLINE uint32_t threshold(float share) { return (uint32_t)(share * 4294967296.0); }
+
 /* y = w x rstd; rstd_N kept for the backward pass. */
 void rms_norm(const bf16 *x, const bf16 *w, bf16 *y, float *rstd, i64 N, i64 H, float eps, int threads) {
 #pragma omp parallel for num_threads(threads) schedule(static)
@@ -265,7 +289,8 @@ INLINE void interleave(const float *first, const float *second, i64 n, uint32_t 
 /* Rows start at starts_R1[r]; q_NAD with A heads, k and v_NGD with G; A / G query heads share one of k.
  * o_NAD; lse_NA is the log of the sum of exponentials, for the backward pass. */
 void attention(const bf16 *q, const bf16 *k, const bf16 *v, const i64 *starts, i64 R, i64 A, i64 G, i64 D,
-               float scale, int causal, bf16 *o, float *lse, int threads) {
+               float scale, int causal, float dropout, i64 seed, bf16 *o, float *lse, int threads) {
+    uint32_t drop = threshold(dropout);
     i64 longest = 0, share = A / G, qs = A * D, ks = G * D;
     for (i64 r = 0; r < R; r++) if (starts[r + 1] - starts[r] > longest) longest = starts[r + 1] - starts[r];
     i64 most = (longest + 31) / 32 * 32;
@@ -302,9 +327,13 @@ void attention(const bf16 *q, const bf16 *k, const bf16 *v, const i64 *starts, i
                         }
                         float total = _mm512_reduce_add_ps(sum);
                         lse[(first + at + i) * A + a] = shift + logf(total);
-                        __m512 part = _mm512_set1_ps(1.0f / total);
-                        for (i64 j = 0; j < wide; j += 16)
-                            store(p + i * wide + j, 0xFFFF, _mm512_mul_ps(_mm512_loadu_ps(si + j), part));
+                        __m512 part = _mm512_set1_ps(1.0f / (total * (1.0f - dropout)));
+                        uint32_t stream = stream_of((uint32_t)seed, (first + at + i) * A + a);
+                        for (i64 j = 0; j < wide; j += 16) {
+                            __m512 e = _mm512_mul_ps(_mm512_loadu_ps(si + j), part);
+                            store(p + i * wide + j, 0xFFFF,
+                                  drop ? _mm512_maskz_mov_ps(kept(stream, j, drop), e) : e);
+                        }
                     }
                     product(M, D, wide / 2, (const uint32_t *)p, wide / 2, 1, vp, D, out, D, 0);
                     for (i64 i = 0; i < M; i++)
@@ -319,7 +348,9 @@ void attention(const bf16 *q, const bf16 *k, const bf16 *v, const i64 *starts, i
 /* Gradients of attention. dq, dk, dv have the shapes of q, k, v. */
 void attention_backward(const bf16 *dout, const bf16 *q, const bf16 *k, const bf16 *v, const bf16 *o,
                         const float *lse, const i64 *starts, i64 R, i64 A, i64 G, i64 D, float scale,
-                        int causal, bf16 *dq, bf16 *dk, bf16 *dv, int threads) {
+                        int causal, float dropout, i64 seed, bf16 *dq, bf16 *dk, bf16 *dv, int threads) {
+    uint32_t drop = threshold(dropout);
+    __m512 grow = _mm512_set1_ps(1.0f / (1.0f - dropout));
     i64 longest = 0, share = A / G, qs = A * D, ks = G * D;
     for (i64 r = 0; r < R; r++) if (starts[r + 1] - starts[r] > longest) longest = starts[r + 1] - starts[r];
     i64 most = (longest + 31) / 32 * 32;
@@ -361,11 +392,18 @@ void attention_backward(const bf16 *dout, const bf16 *q, const bf16 *k, const bf
                         __m512 delta = _mm512_set1_ps(_mm512_reduce_add_ps(sum)), by = _mm512_set1_ps(scale);
                         __m512 back = _mm512_set1_ps(lse[(first + at + i) * A + a]);
                         i64 end = causal ? at + i + 1 : T;
+                        uint32_t stream = stream_of((uint32_t)seed, (first + at + i) * A + a);
                         for (i64 j = 0; j < wide; j += 16) {
                             __mmask16 m = j >= end ? 0 : tail(end - j);
                             __m512 e = _mm512_maskz_mov_ps(m, exp_ps(_mm512_fmsub_ps(_mm512_loadu_ps(si + j), by, back)));
-                            __m512 grad = _mm512_mul_ps(_mm512_mul_ps(e, by), _mm512_sub_ps(_mm512_loadu_ps(ti + j), delta));
-                            _mm512_storeu_ps(si + j, e);
+                            __m512 dp = _mm512_loadu_ps(ti + j), used = e;
+                            if (drop) {
+                                __mmask16 stay = kept(stream, j, drop);
+                                dp = _mm512_maskz_mul_ps(stay, dp, grow);
+                                used = _mm512_maskz_mul_ps(stay, e, grow);
+                            }
+                            __m512 grad = _mm512_mul_ps(_mm512_mul_ps(e, by), _mm512_sub_ps(dp, delta));
+                            _mm512_storeu_ps(si + j, used);
                             _mm512_storeu_ps(ti + j, grad);
                             store(ds + i * wide + j, 0xFFFF, grad);
                         }
@@ -392,5 +430,214 @@ void attention_backward(const bf16 *dout, const bf16 *q, const bf16 *k, const bf
         }
         free(ka), free(kd), free(va), free(qd), free(od), free(s), free(t);
         free(pairs), free(ds), free(sumk), free(sumv), free(out);
+    }
+}
+
+/* ---- encoders of BERT's shape, all of whose weights learn ---- */
+
+#define LINES 32 /* tokens whose sums are taken together, so that they do not depend on threads */
+
+/* sum = x + dropout(a), which is kept; y = LayerNorm(sum). x may be 0. */
+void dropout_add_norm(const bf16 *a, const bf16 *x, const bf16 *w, const bf16 *b, bf16 *sum, bf16 *y,
+                      float *mean, float *rstd, i64 N, i64 H, float eps, float dropout, i64 seed, int threads) {
+    uint32_t drop = threshold(dropout);
+    __m512 grow = _mm512_set1_ps(1.0f / (1.0f - dropout));
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (i64 n = 0; n < N; n++) {
+        bf16 *sn = sum + n * H;
+        uint32_t stream = stream_of((uint32_t)seed, n);
+        __m512 total = _mm512_setzero_ps(), squares = _mm512_setzero_ps();
+        for (i64 h = 0; h < H; h += 16) {
+            __mmask16 m = tail(H - h);
+            __m512 v = load(a + n * H + h, m);
+            if (drop) v = _mm512_maskz_mul_ps(kept(stream, h, drop), v, grow);
+            if (x) v = _mm512_add_ps(v, load(x + n * H + h, m));
+            store(sn + h, m, v);
+            total = _mm512_add_ps(total, load(sn + h, m));
+        }
+        float middle = _mm512_reduce_add_ps(total) / (float)H;
+        __m512 centre = _mm512_set1_ps(middle);
+        for (i64 h = 0; h < H; h += 16) {
+            __mmask16 m = tail(H - h);
+            __m512 v = _mm512_maskz_sub_ps(m, load(sn + h, m), centre);
+            squares = _mm512_fmadd_ps(v, v, squares);
+        }
+        float r = 1.0f / sqrtf(_mm512_reduce_add_ps(squares) / (float)H + eps);
+        mean[n] = middle, rstd[n] = r;
+        __m512 scale = _mm512_set1_ps(r);
+        for (i64 h = 0; h < H; h += 16) {
+            __mmask16 m = tail(H - h);
+            __m512 v = _mm512_mul_ps(_mm512_sub_ps(load(sn + h, m), centre), scale);
+            store(y + n * H + h, m, _mm512_fmadd_ps(v, load(w + h, m), load(b + h, m)));
+        }
+    }
+}
+
+/* dx: gradient of the sum; da: of what was dropped out. partial_P3H: sums over LINES tokens each of the
+ * gradients of w, of b and of da. da may be dx where dropout is 0. */
+void dropout_add_norm_backward(const bf16 *dy, const bf16 *sum, const bf16 *w, const float *mean,
+                               const float *rstd, bf16 *dx, bf16 *da, float *partial, i64 N, i64 H,
+                               float dropout, i64 seed, int threads) {
+    uint32_t drop = threshold(dropout);
+    __m512 grow = _mm512_set1_ps(1.0f / (1.0f - dropout));
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (i64 block = 0; block < (N + LINES - 1) / LINES; block++) {
+        float *dw = partial + block * 3 * H, *db = dw + H, *dbias = db + H;
+        memset(dw, 0, 3 * H * sizeof(float));
+        for (i64 n = block * LINES; n < N && n < (block + 1) * LINES; n++) {
+            const bf16 *sn = sum + n * H, *dn = dy + n * H;
+            uint32_t stream = stream_of((uint32_t)seed, n);
+            __m512 centre = _mm512_set1_ps(mean[n]), scale = _mm512_set1_ps(rstd[n]);
+            __m512 first = _mm512_setzero_ps(), second = _mm512_setzero_ps();
+            for (i64 h = 0; h < H; h += 16) {
+                __mmask16 m = tail(H - h);
+                __m512 d = load(dn + h, m), g = _mm512_mul_ps(d, load(w + h, m));
+                __m512 unit = _mm512_mul_ps(_mm512_sub_ps(load(sn + h, m), centre), scale);
+                first = _mm512_add_ps(first, g);
+                second = _mm512_fmadd_ps(g, unit, second);
+                _mm512_mask_storeu_ps(dw + h, m, _mm512_fmadd_ps(d, unit, _mm512_maskz_loadu_ps(m, dw + h)));
+                _mm512_mask_storeu_ps(db + h, m, _mm512_add_ps(d, _mm512_maskz_loadu_ps(m, db + h)));
+            }
+            __m512 one = _mm512_set1_ps(_mm512_reduce_add_ps(first) / (float)H);
+            __m512 two = _mm512_set1_ps(_mm512_reduce_add_ps(second) / (float)H);
+            for (i64 h = 0; h < H; h += 16) {
+                __mmask16 m = tail(H - h);
+                __m512 g = _mm512_mul_ps(load(dn + h, m), load(w + h, m));
+                __m512 unit = _mm512_mul_ps(_mm512_sub_ps(load(sn + h, m), centre), scale);
+                __m512 d = _mm512_mul_ps(_mm512_sub_ps(_mm512_sub_ps(g, one), _mm512_mul_ps(unit, two)), scale);
+                store(dx + n * H + h, m, d);
+                if (drop) {
+                    d = _mm512_maskz_mul_ps(kept(stream, h, drop), d, grow);
+                    store(da + n * H + h, m, d);
+                }
+                _mm512_mask_storeu_ps(dbias + h, m, _mm512_add_ps(d, _mm512_maskz_loadu_ps(m, dbias + h)));
+            }
+        }
+    }
+}
+
+/* x = dropout(x) in place; with the same seed it is its own backward pass. */
+void dropout(bf16 *x, i64 N, i64 H, float share, i64 seed, int threads) {
+    uint32_t drop = threshold(share);
+    __m512 grow = _mm512_set1_ps(1.0f / (1.0f - share));
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (i64 n = 0; n < N; n++) {
+        uint32_t stream = stream_of((uint32_t)seed, n);
+        for (i64 h = 0; h < H; h += 16) {
+            __mmask16 m = tail(H - h);
+            store(x + n * H + h, m, _mm512_maskz_mul_ps(kept(stream, h, drop), load(x + n * H + h, m), grow));
+        }
+    }
+}
+
+/* The normal distribution function; absolute error 1.5e-7 (Abramowitz and Stegun 7.1.26). */
+INLINE __m512 normal_share(__m512 x, __m512 *density) {
+    __m512 one = _mm512_set1_ps(1.0f), z = _mm512_mul_ps(_mm512_abs_ps(x), _mm512_set1_ps(0.70710678f));
+    __m512 t = _mm512_div_ps(one, _mm512_fmadd_ps(z, _mm512_set1_ps(0.3275911f), one));
+    __m512 e = exp_ps(_mm512_mul_ps(_mm512_mul_ps(x, x), _mm512_set1_ps(-0.5f)));
+    __m512 p = _mm512_set1_ps(1.061405429f);
+    p = _mm512_fmadd_ps(p, t, _mm512_set1_ps(-1.453152027f));
+    p = _mm512_fmadd_ps(p, t, _mm512_set1_ps(1.421413741f));
+    p = _mm512_fmadd_ps(p, t, _mm512_set1_ps(-0.284496736f));
+    p = _mm512_fmadd_ps(p, t, _mm512_set1_ps(0.254829592f));
+    __m512 tail_share = _mm512_mul_ps(_mm512_mul_ps(_mm512_mul_ps(p, t), e), _mm512_set1_ps(0.5f));
+    *density = _mm512_mul_ps(e, _mm512_set1_ps(0.39894228f));
+    __mmask16 below = _mm512_cmp_ps_mask(x, _mm512_setzero_ps(), _CMP_LT_OQ);
+    return _mm512_mask_mov_ps(_mm512_sub_ps(one, tail_share), below, tail_share);
+}
+
+/* y = GELU(x), the exact one */
+void gelu(const bf16 *x, bf16 *y, i64 count, int threads) {
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (i64 block = 0; block < (count + 1023) / 1024; block++)
+        for (i64 i = block * 1024; i < count && i < (block + 1) * 1024; i += 16) {
+            __mmask16 m = tail(count - i);
+            __m512 v = load(x + i, m), density;
+            store(y + i, m, _mm512_mul_ps(v, normal_share(v, &density)));
+        }
+}
+
+/* Overwrites x with its gradient and dy with GELU(x); partial_PI: sums of the gradient over LINES tokens. */
+void gelu_backward(bf16 *dy, bf16 *x, float *partial, i64 N, i64 I, int threads) {
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (i64 block = 0; block < (N + LINES - 1) / LINES; block++) {
+        float *total = partial + block * I;
+        memset(total, 0, I * sizeof(float));
+        for (i64 n = block * LINES; n < N && n < (block + 1) * LINES; n++)
+            for (i64 i = 0; i < I; i += 16) {
+                __mmask16 m = tail(I - i);
+                __m512 v = load(x + n * I + i, m), density, share = normal_share(v, &density);
+                __m512 d = _mm512_mul_ps(load(dy + n * I + i, m), _mm512_fmadd_ps(v, density, share));
+                store(x + n * I + i, m, d);
+                store(dy + n * I + i, m, _mm512_mul_ps(v, share));
+                _mm512_mask_storeu_ps(total + i, m, _mm512_add_ps(d, _mm512_maskz_loadu_ps(m, total + i)));
+            }
+    }
+}
+
+/* partial_PH: sums over LINES tokens each. */
+void column_sums(const bf16 *x, float *partial, i64 N, i64 H, int threads) {
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (i64 block = 0; block < (N + LINES - 1) / LINES; block++)
+        for (i64 h = 0; h < H; h += 16) {
+            __mmask16 m = tail(H - h);
+            __m512 total = _mm512_setzero_ps();
+            for (i64 n = block * LINES; n < N && n < (block + 1) * LINES; n++)
+                total = _mm512_add_ps(total, load(x + n * H + h, m));
+            _mm512_mask_storeu_ps(partial + block * H + h, m, total);
+        }
+}
+
+/* ---- the optimiser ---- */
+
+/* partial_P: sums of squares over 4096 gradients each. */
+void square_sums(const bf16 *g, double *partial, i64 count, int threads) {
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (i64 block = 0; block < (count + 4095) / 4096; block++) {
+        __m512 total = _mm512_setzero_ps();
+        for (i64 i = block * 4096; i < count && i < (block + 1) * 4096; i += 16) {
+            __m512 v = load(g + i, tail(count - i));
+            total = _mm512_fmadd_ps(v, v, total);
+        }
+        partial[block] = _mm512_reduce_add_ps(total);
+    }
+}
+
+INLINE int all_zero(const void *p, i64 bytes) {
+    const char *at = p;
+    i64 i = 0;
+    for (; i + 64 <= bytes; i += 64)
+        if (_mm512_test_epi32_mask(_mm512_loadu_si512(at + i), _mm512_loadu_si512(at + i))) return 0;
+    for (; i < bytes; i++)
+        if (at[i]) return 0;
+    return 1;
+}
+
+/* One AdamW update of fp32 weights p from bf16 gradients times scale; their bf16 copy goes to out.
+ * shrink = 1 - rate x decay; size = rate / (1 - beta1^t); root = sqrt(1 - beta2^t). A line of `width`
+ * weights that has no gradient and never had one is left as it is: words that the data lacks. */
+void adamw(float *p, float *m1, float *m2, const bf16 *g, bf16 *out, i64 lines, i64 width, float scale,
+           float shrink, float size, float root, float beta1, float beta2, float eps, int threads) {
+    __m512 b1 = _mm512_set1_ps(1.0f - beta1), b2 = _mm512_set1_ps(beta2), c2 = _mm512_set1_ps(1.0f - beta2);
+    __m512 step = _mm512_set1_ps(-size), by = _mm512_set1_ps(1.0f / root), least = _mm512_set1_ps(eps);
+    __m512 keep = _mm512_set1_ps(shrink), times = _mm512_set1_ps(scale);
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (i64 line = 0; line < lines; line++) {
+        i64 start = line * width, end = start + width;
+        if (all_zero(g + start, 2 * width) && all_zero(m1 + start, 4 * width)) continue;
+        for (i64 i = start; i < end; i += 16) {
+            __mmask16 m = tail(end - i);
+            __m512 gi = _mm512_mul_ps(load(g + i, m), times), a = _mm512_maskz_loadu_ps(m, m1 + i);
+            a = _mm512_fmadd_ps(_mm512_sub_ps(gi, a), b1, a);
+            __m512 b = _mm512_mul_ps(_mm512_maskz_loadu_ps(m, m2 + i), b2);
+            b = _mm512_fmadd_ps(_mm512_mul_ps(gi, gi), c2, b);
+            __m512 below = _mm512_fmadd_ps(_mm512_sqrt_ps(b), by, least);
+            __m512 pi = _mm512_mul_ps(_mm512_maskz_loadu_ps(m, p + i), keep);
+            pi = _mm512_fmadd_ps(_mm512_div_ps(a, below), step, pi);
+            _mm512_mask_storeu_ps(m1 + i, m, a);
+            _mm512_mask_storeu_ps(m2 + i, m, b);
+            _mm512_mask_storeu_ps(p + i, m, pi);
+            store(out + i, m, pi);
+        }
     }
 }

@@ -17,6 +17,7 @@ import os
 import shutil
 import subprocess
 import tempfile
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -99,9 +100,10 @@ def _call(name: str, *values: Any) -> None:
     """Call a kernel: tensors by address, ints as int64, floats as float32, threads last."""
     library = compiled()[0]
     assert library is not None
+    assert all(v.is_contiguous() for v in values if isinstance(v, Tensor))
     arguments = [
-        ctypes.c_void_p(v.data_ptr())
-        if isinstance(v, Tensor)
+        ctypes.c_void_p(v if v is None else v.data_ptr())
+        if v is None or isinstance(v, Tensor)
         else _INT(v)
         if isinstance(v, bool)
         else _LONG(v)
@@ -171,19 +173,28 @@ def silu_mul_backward(
     return dy_NI * up_NI * slope, dy_NI * silu, silu * up_NI
 
 
-def attention(
-    q_NAD: Tensor, k_NGD: Tensor, v_NGD: Tensor, starts_R1: Tensor, scale: float, *, causal: bool
-) -> tuple[Tensor, Tensor]:
+@dataclass(frozen=True, slots=True)
+class Attention:
+    """What attention does beside its operands. seed: of the dropout of its probabilities."""
+
+    starts_R1: Tensor
+    scale: float
+    causal: bool
+    dropout: float = 0.0
+    seed: int = 0
+
+
+def attention(q_NAD: Tensor, k_NGD: Tensor, v_NGD: Tensor, how: Attention) -> tuple[Tensor, Tensor]:
     """(output as q, log of the sum of exponentials (N, A) fp32): each row sees only itself."""
     if can_run(q_NAD) and q_NAD.shape[2] % 16 == 0:
         out = torch.empty_like(q_NAD)
         lse = torch.empty(q_NAD.shape[:2], dtype=torch.float32)
-        _call("attention", q_NAD, k_NGD, v_NGD, starts_R1, *_sizes(q_NAD, k_NGD, starts_R1),
-              float(scale), causal, out, lse)  # fmt: skip
+        _call("attention", q_NAD, k_NGD, v_NGD, *_numbers(q_NAD, k_NGD, how), out, lse)
         return out, lse
     outs, sums = [], []
-    for q, k, v in _rows(starts_R1, q_NAD, k_NGD, v_NGD):
-        probabilities, lse = _probabilities(q, k, scale, causal)
+    for number, (q, k, v) in enumerate(_rows(how.starts_R1, q_NAD, k_NGD, v_NGD)):
+        probabilities, lse = _probabilities(q, k, how)
+        probabilities = probabilities * _mask(probabilities, how, number)
         outs.append(torch.einsum("aqk,kad->qad", probabilities, _spread(v, q).float()))
         sums.append(lse.t())
     return torch.cat(outs).to(q_NAD.dtype), torch.cat(sums)
@@ -191,36 +202,49 @@ def attention(
 
 def attention_backward(
     dout: Tensor, q_NAD: Tensor, k_NGD: Tensor, v_NGD: Tensor, out: Tensor, lse_NA: Tensor,
-    starts_R1: Tensor, scale: float, *, causal: bool,
+    how: Attention,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """Gradients of q, k and v."""
     if can_run(q_NAD) and q_NAD.shape[2] % 16 == 0:
         dq, dk, dv = torch.empty_like(q_NAD), torch.empty_like(k_NGD), torch.empty_like(v_NGD)
-        _call("attention_backward", dout, q_NAD, k_NGD, v_NGD, out, lse_NA, starts_R1,
-              *_sizes(q_NAD, k_NGD, starts_R1), float(scale), causal, dq, dk, dv)  # fmt: skip
+        _call("attention_backward", dout, q_NAD, k_NGD, v_NGD, out, lse_NA,
+              *_numbers(q_NAD, k_NGD, how), dq, dk, dv)  # fmt: skip
         return dq, dk, dv
     parts = []
-    for d, q, k, v, o in _rows(starts_R1, dout, q_NAD, k_NGD, v_NGD, out):
-        probabilities, _ = _probabilities(q, k, scale, causal)
+    for number, (d, q, k, v, o) in enumerate(_rows(how.starts_R1, dout, q_NAD, k_NGD, v_NGD, out)):
+        probabilities, _ = _probabilities(q, k, how)
+        mask = _mask(probabilities, how, number)
         wide, (_, heads, width) = d.float(), k.shape
         share = q.shape[1] // heads
-        dprob = torch.einsum("qad,kad->aqk", wide, _spread(v, q).float())
+        dprob = torch.einsum("qad,kad->aqk", wide, _spread(v, q).float()) * mask
         delta = (wide * o.float()).sum(-1).t()[:, :, None]
-        dscore = probabilities * (dprob - delta) * scale
+        dscore = probabilities * (dprob - delta) * how.scale
         dq_row = torch.einsum("aqk,kad->qad", dscore, _spread(k, q).float())
-        dk_row = (
-            torch.einsum("aqk,qad->kad", dscore, q.float()).view(-1, heads, share, width).sum(2)
-        )
-        dv_row = (
-            torch.einsum("aqk,qad->kad", probabilities, wide).view(-1, heads, share, width).sum(2)
-        )
+        dk_row = torch.einsum("aqk,qad->kad", dscore, q.float())
+        dv_row = torch.einsum("aqk,qad->kad", probabilities * mask, wide)
+        dk_row, dv_row = (part.view(-1, heads, share, width).sum(2) for part in (dk_row, dv_row))
         parts.append((dq_row, dk_row, dv_row))
     dq, dk, dv = (torch.cat(column).to(q_NAD.dtype) for column in zip(*parts, strict=True))
     return dq, dk, dv
 
 
-def _sizes(q_NAD: Tensor, k_NGD: Tensor, starts_R1: Tensor) -> tuple[int, int, int, int]:
-    return starts_R1.numel() - 1, q_NAD.shape[1], k_NGD.shape[1], q_NAD.shape[2]
+def _numbers(q_NAD: Tensor, k_NGD: Tensor, how: Attention) -> tuple[Any, ...]:
+    _, heads, width = q_NAD.shape
+    return (
+        how.starts_R1, how.starts_R1.numel() - 1, heads, k_NGD.shape[1], width,
+        float(how.scale), how.causal, float(how.dropout), how.seed,
+    )  # fmt: skip
+
+
+def _mask(x: Tensor, how: Attention, number: int) -> Tensor | float:
+    return _keep(x, how.dropout, how.seed + number) if how.dropout else 1.0
+
+
+def _keep(x: Tensor, share: float, seed: int) -> Tensor:
+    """What dropout multiplies with: 0, or 1 / (1 - share); the same for the same seed."""
+    stream = torch.Generator(x.device).manual_seed(seed)
+    kept = torch.rand(x.shape, generator=stream, device=x.device) >= share
+    return kept.to(torch.float32) / (1.0 - share)
 
 
 def _rows(starts_R1: Tensor, *tensors: Tensor) -> Any:
@@ -233,9 +257,9 @@ def _spread(x_TGD: Tensor, q_TAD: Tensor) -> Tensor:
     return x_TGD.repeat_interleave(q_TAD.shape[1] // x_TGD.shape[1], dim=1)
 
 
-def _probabilities(q: Tensor, k: Tensor, scale: float, causal: bool) -> tuple[Tensor, Tensor]:
-    scores = torch.einsum("qad,kad->aqk", q.float(), _spread(k, q).float()) * scale
-    if causal:
+def _probabilities(q: Tensor, k: Tensor, how: Attention) -> tuple[Tensor, Tensor]:
+    scores = torch.einsum("qad,kad->aqk", q.float(), _spread(k, q).float()) * how.scale
+    if how.causal:
         future = torch.ones(scores.shape[1:], dtype=torch.bool, device=q.device).triu(1)
         scores = scores.masked_fill(future, -torch.inf)
     lse = scores.logsumexp(-1)
@@ -257,3 +281,117 @@ def cross_entropy_and_gradient(
     place = torch.arange(target_N.numel(), device=target_N.device)
     gradient[place, target_N] -= 1.0 - label_smoothing
     return losses_N, (gradient * weight_N[:, None]).to(logits_NV.dtype)
+
+
+_LINES = 32
+"""Tokens that a kernel sums up together, LINES in kernels.c."""
+
+
+def dropout_add_norm(
+    a_NH: Tensor, x_NH: Tensor | None, weight_H: Tensor, bias_H: Tensor, epsilon: float,
+    dropout: float, seed: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    """(LayerNorm of x + dropout(a), that sum, its mean (N,) and 1 / deviation (N,) in fp32)."""
+    if can_run(a_NH):
+        total, y_NH = torch.empty_like(a_NH), torch.empty_like(a_NH)
+        mean_N = torch.empty(a_NH.shape[0], dtype=torch.float32)
+        rstd_N = torch.empty_like(mean_N)
+        _call("dropout_add_norm", a_NH, x_NH, weight_H, bias_H, total, y_NH, mean_N, rstd_N,
+              *a_NH.shape, float(epsilon), float(dropout), seed)  # fmt: skip
+        return y_NH, total, mean_N, rstd_N
+    total = a_NH * _keep(a_NH, dropout, seed).to(a_NH.dtype) if dropout else a_NH
+    total = total if x_NH is None else total + x_NH
+    wide = total.float()
+    mean_N = wide.mean(-1)
+    centred = wide - mean_N[:, None]
+    rstd_N = torch.rsqrt(centred.pow(2).mean(-1) + epsilon)
+    y_NH = centred * rstd_N[:, None] * weight_H.float() + bias_H.float()
+    return y_NH.to(a_NH.dtype), total, mean_N, rstd_N
+
+
+def dropout_add_norm_backward(
+    dy_NH: Tensor, total_NH: Tensor, weight_H: Tensor, mean_N: Tensor, rstd_N: Tensor,
+    dropout: float, seed: int,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """(gradients of x and of a; fp32 (3, H): of weight, of bias, and the column sums of a's)."""
+    count, width = dy_NH.shape
+    if can_run(dy_NH):
+        dx_NH = torch.empty_like(dy_NH)
+        da_NH = torch.empty_like(dy_NH) if dropout else dx_NH
+        partial = torch.empty(-(-count // _LINES), 3, width, dtype=torch.float32)
+        _call("dropout_add_norm_backward", dy_NH, total_NH, weight_H, mean_N, rstd_N, dx_NH, da_NH,
+              partial, count, width, float(dropout), seed)  # fmt: skip
+        return dx_NH, da_NH, partial.sum(0)
+    unit = (total_NH.float() - mean_N[:, None]) * rstd_N[:, None]
+    wide = dy_NH.float()
+    inner = wide * weight_H.float()
+    along = (inner * unit).mean(-1, keepdim=True)
+    dx = (inner - inner.mean(-1, keepdim=True) - unit * along) * rstd_N[:, None]
+    da = dx * _keep(dx, dropout, seed) if dropout else dx
+    sums = torch.stack([(wide * unit).sum(0), wide.sum(0), da.sum(0)])
+    return dx.to(dy_NH.dtype), da.to(dy_NH.dtype), sums
+
+
+def dropout_(x_NH: Tensor, share: float, seed: int) -> Tensor:
+    """Dropout in place; with the same seed it is its own backward pass."""
+    if not share:
+        return x_NH
+    if can_run(x_NH):
+        _call("dropout", x_NH, *x_NH.shape, float(share), seed)
+        return x_NH
+    return x_NH.mul_(_keep(x_NH, share, seed).to(x_NH.dtype))
+
+
+def gelu(x_NI: Tensor) -> Tensor:
+    """The exact GELU."""
+    if can_run(x_NI):
+        y_NI = torch.empty_like(x_NI)
+        _call("gelu", x_NI, y_NI, x_NI.numel())
+        return y_NI
+    return F.gelu(x_NI)
+
+
+def gelu_backward(dy_NI: Tensor, x_NI: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """(gradient of x, GELU(x) again, column sums of the gradient in fp32); may overwrite both."""
+    count, width = x_NI.shape
+    if can_run(x_NI):
+        partial = torch.empty(-(-count // _LINES), width, dtype=torch.float32)
+        _call("gelu_backward", dy_NI, x_NI, partial, count, width)
+        return x_NI, dy_NI, partial.sum(0)
+    dx = torch.ops.aten.gelu_backward(dy_NI, x_NI)
+    return dx, F.gelu(x_NI), dx.float().sum(0)
+
+
+def column_sums(x_NH: Tensor) -> Tensor:
+    """(H,) fp32."""
+    if can_run(x_NH):
+        count, width = x_NH.shape
+        partial = torch.empty(-(-count // _LINES), width, dtype=torch.float32)
+        _call("column_sums", x_NH, partial, count, width)
+        return partial.sum(0)
+    return x_NH.float().sum(0)
+
+
+def square_sum(gradient: Tensor) -> Tensor:
+    """Sum of squares in fp64, in an order that depends on the size alone."""
+    if can_run(gradient):
+        partial = torch.empty(-(-gradient.numel() // 4096), dtype=torch.float64)
+        _call("square_sums", gradient, partial, gradient.numel())
+        return partial.sum()
+    return gradient.double().pow(2).sum()
+
+
+def adamw(
+    master: Tensor, first: Tensor, second: Tensor, gradient: Tensor, out: Tensor, *,
+    scale: float, rate: float, decay: float, betas: tuple[float, float], epsilon: float, step: int,
+) -> None:  # fmt: skip
+    """One AdamW update of fp32 weights from bf16 gradients times scale, and their bf16 copy.
+
+    A line (of the last dimension) without a gradient now or ever before is left as it is, not even
+    decayed: the words of an embedding that the data lacks.
+    """
+    width = master.shape[-1] if master.ndim else 1
+    _call("adamw", master, first, second, gradient, out, master.numel() // max(1, width), width,
+          float(scale),
+          1.0 - rate * decay, rate / (1.0 - betas[0] ** step), (1.0 - betas[1] ** step) ** 0.5,
+          float(betas[0]), float(betas[1]), float(epsilon))  # fmt: skip

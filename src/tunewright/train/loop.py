@@ -27,10 +27,9 @@ from tunewright.data.render import Row
 from tunewright.data.row_file import digest_rows, row_lengths
 from tunewright.errors import Interrupted, RunError
 from tunewright.journal import Journal
-from tunewright.model.decoder import fast_decoder
 from tunewright.model.device import peak_memory
 from tunewright.records import StepLog
-from tunewright.train.objectives import Objective
+from tunewright.train.objectives import Objective, packs_rows
 from tunewright.train.optimize import Companion, MasterAdamW, Rates, rate_factor
 from tunewright.train.resume import Checkpoint, load_checkpoint, load_newest, prune, save_checkpoint
 from tunewright.train.step import MicroBatching, StepResult, take_step
@@ -203,8 +202,7 @@ class _Run:
         self.steps_per_epoch = math.ceil(len(rows) / plan.batch_size)
         self.progress = Progress(max_batch_tokens=plan.max_batch_tokens)
         device = parameters[0][1].device
-        is_language = rows[0].target_weights is not None and not rows[0].is_seq2seq
-        packed = config.packing or (is_language and fast_decoder(model) is not None)
+        packed = packs_rows(model, rows[0], config.packing)
         self.cutting = MicroBatching(plan.max_batch_tokens, plan.pad_id, device, packed)
         self.scope = _scope(rows, plan, config, [name for name, _ in parameters])
         self.last_save = self.resumed_at = time.monotonic()

@@ -10,12 +10,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tunewright.data.batch import IGNORED, Batch, model_inputs
+from tunewright.data.render import Row
 from tunewright.model.decoder import FastDecoder, fast_decoder
+from tunewright.model.encoder import fast_encoder
 from tunewright.model.generate import target_logits
 
 Objective = Callable[..., Tensor]
@@ -118,7 +121,21 @@ def _fast_hidden(model: nn.Module, batch: Batch) -> tuple[FastDecoder | None, Te
     return decoder, hidden_NH, batch.predicts_BT[0].nonzero()[:, 0]
 
 
+def packs_rows(model: nn.Module, row: Row, wish: bool) -> bool:
+    """Whether rows like this one are trained packed: by wish, or where that is faster."""
+    if row.is_seq2seq:
+        return False
+    if row.target_weights is not None:
+        return wish or fast_decoder(model) is not None
+    tags = isinstance(row.target, np.ndarray) and row.target.dtype == np.int32
+    return not tags and fast_encoder(model) is not None
+
+
 def _logits(model: nn.Module, batch: Batch) -> Tensor:
+    if batch.starts_R1 is not None:
+        encoder = fast_encoder(model)
+        assert encoder is not None and batch.positions_BT is not None
+        return encoder.logits(batch.ids_BT[0], batch.positions_BT[0], batch.starts_R1)
     logits = model(**model_inputs(batch)).logits
     assert isinstance(logits, Tensor)
     return logits

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from tunewright.config import TrainingSection
+from tunewright.model import kernels
 
 BETAS = (0.9, 0.98)
 """The second moment is shorter than the usual .999: fine-tuning has hundreds of steps."""
@@ -90,16 +91,26 @@ class MasterAdamW:
         self.ema_decay = None if config.ema == "none" else float(config.ema)
         self.averages = [m.clone() for m in self.masters] if self.ema_decay else []
         self.updates = 0
+        self.waiting: dict[int, Tensor] = {}
+        """bf16 gradients of a step's only micro-batch so far, by number: not copied to fp32 yet."""
+        self.update_scale = 1.0
 
     def collect_gradients(self) -> None:
         """Add the gradients of one micro-batch to the masters', in fp32.
 
         Summed in bf16, many micro-batches would lose the small ones among them.
         """
-        for master, parameter in zip(self.masters, self.parameters, strict=True):
+        pairs = zip(self.masters, self.parameters, strict=True)
+        for number, (master, parameter) in enumerate(pairs):
             grad, parameter.grad = parameter.grad, None
             if grad is None:
                 continue
+            # A companion reads the gradients in fp32, after the update.
+            alone = master.grad is None and number not in self.waiting and self.companion is None
+            if alone and parameter.is_contiguous() and kernels.can_run(grad):
+                self.waiting[number] = grad.contiguous()
+                continue
+            self._widen(number)
             if master.grad is None:
                 master.grad = grad.to(torch.float32)
             else:
@@ -107,6 +118,13 @@ class MasterAdamW:
 
     def gradient_norm(self, scale: float) -> Tensor:
         """Multiply the collected gradients by `scale`; returns their global L2 norm."""
+        if any(master.grad is not None for master in self.masters):
+            for number in list(self.waiting):
+                self._widen(number)
+        if self.waiting:
+            self.update_scale = scale
+            squares = [kernels.square_sum(grad) for grad in self.waiting.values()]
+            return torch.stack(squares).sum().sqrt() * scale
         grads = [m.grad for m in self.masters if m.grad is not None]
         if not grads:
             return torch.zeros(())
@@ -114,28 +132,69 @@ class MasterAdamW:
         norm: Tensor = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads)))
         return norm
 
+    def _widen(self, number: int) -> None:
+        """A gradient that waited in bf16 becomes the master's, in fp32."""
+        if number in self.waiting:
+            self.masters[number].grad = self.waiting.pop(number).to(torch.float32)
+
     def step(self, rate_factor: float, norm: float) -> None:
         """One update at `rate_factor` times the peak rates; clips to max_grad_norm first."""
-        grads = [m.grad for m in self.masters if m.grad is not None]
+        clip = 1.0
         if self.max_grad_norm is not None and norm > self.max_grad_norm:
-            torch._foreach_mul_(grads, self.max_grad_norm / (norm + 1e-6))
-        for group in self.optimizer.param_groups:
-            group["lr"] = group["peak"] * rate_factor
-        self.optimizer.step()
-        gradients = {n: m.grad for n, m in zip(self.names, self.masters, strict=True)}
-        for master in self.masters:
-            master.grad = None
-        self._copy_to_model(self.masters)
+            clip = self.max_grad_norm / (norm + 1e-6)
+        gradients: dict[str, Tensor] = {}
+        if self.waiting:
+            self._update_at_once(rate_factor, clip)
+        else:
+            gradients = self._update(rate_factor, clip)
         self.updates += 1
         if self.companion is not None:
-            self._let_companion_act({n: g for n, g in gradients.items() if g is not None})
+            self._let_companion_act(gradients)
         if self.ema_decay:
             # A warm-up keeps the start out of the average (Tarvainen and Valpola 2017).
             decay = min(self.ema_decay, self.updates / (self.updates + 10))
             torch._foreach_lerp_(self.averages, self.masters, 1.0 - decay)
 
+    def _update(self, rate_factor: float, clip: float) -> dict[str, Tensor]:
+        """Returns the gradients that were used, by name."""
+        grads = [m.grad for m in self.masters if m.grad is not None]
+        if clip != 1.0:
+            torch._foreach_mul_(grads, clip)
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["peak"] * rate_factor
+        self.optimizer.step()
+        named = zip(self.names, self.masters, strict=True)
+        gradients = {name: master.grad for name, master in named if master.grad is not None}
+        for master in self.masters:
+            master.grad = None
+        self._copy_to_model(self.masters)
+        return gradients
+
+    def _update_at_once(self, rate_factor: float, clip: float) -> None:
+        """The same update in one pass over each weight, straight from the bf16 gradients."""
+        decays = {
+            id(master): float(group["weight_decay"])
+            for group in self.optimizer.param_groups
+            for master in group["params"]
+        }
+        for number, grad in self.waiting.items():
+            master = self.masters[number]
+            state = self.optimizer.state[master]
+            if not state:
+                state["step"] = torch.zeros((), dtype=torch.float32)
+                state["exp_avg"] = torch.zeros_like(master)
+                state["exp_avg_sq"] = torch.zeros_like(master)
+            state["step"] += 1
+            kernels.adamw(
+                master, state["exp_avg"], state["exp_avg_sq"], grad, self.parameters[number].data,
+                scale=self.update_scale * clip, rate=self.peaks[number] * rate_factor,
+                decay=decays[id(master)], betas=BETAS, epsilon=EPSILON, step=int(state["step"]),
+            )  # fmt: skip
+        self.waiting = {}
+
     def drop_gradients(self) -> None:
         """Forget gradients of a step that is not taken."""
+        self.waiting = {}
         for master, parameter in zip(self.masters, self.parameters, strict=True):
             master.grad = parameter.grad = None
 

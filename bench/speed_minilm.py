@@ -1,0 +1,216 @@
+"""MiniLM, all weights, on banking77 side by side with Hugging Face's Trainer, A B C A B C ...
+
+python bench/speed_minilm.py [--repeats N] [--systems A,B]   speed, some hundred steps a run
+python bench/speed_minilm.py --accuracy [--systems A,B]      whole runs, for their test accuracy
+Every system starts from the same folder (random head) and reads the same token ids.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+from record import at_least, record
+from shapes import shared_data
+from speed_lora import HARDWARE, HERE, MOST_WAITED, PEERS, SCRATCH, resident_bytes, waited_share
+
+FOLDER = SCRATCH / "minilm"
+WARM_UP = 5
+SETTINGS = {
+    "learning_rate": 2e-4, "num_epochs": 3, "warmup_ratio": 0.1, "weight_decay": 0.01, "seed": 17,
+    "batch_size": 32,
+}  # fmt: skip
+# As shipped means Trainer's own batch of 8; its best has our batch.
+SYSTEMS: dict[str, dict[str, Any]] = {
+    "tunewright": {"steps": 200},
+    "shipped": {"batch_size": 8, "steps": 60, "learning_rate": 5e-5},
+    "shipped at batch 32": {"steps": 30, "variant": "shipped"},
+    "bf16 by length": {"steps": 100},
+}
+
+
+def prepare() -> Path:
+    """The model folder and the token ids, made once."""
+    model = FOLDER / "model"
+    if (model / "config.json").exists():
+        return model
+    from tunewright.model.load import load_base
+
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    data = shared_data("banking77")
+    tables = {
+        name: list(csv.DictReader((data / f"{name}.csv").open(encoding="utf-8")))
+        for name in ("train", "test")
+    }
+    labels = sorted({row["category"] for row in tables["train"]})
+    base = load_base("embedded:minilm", task="classify", labels=labels)
+    for name, rows in tables.items():
+        ids = base.tokenizer([row["text"] for row in rows], truncation=True)["input_ids"]
+        lines = [
+            json.dumps({"input_ids": i, "label": labels.index(row["category"])})
+            for i, row in zip(ids, rows, strict=True)
+        ]
+        (FOLDER / f"{name}.jsonl").write_text("\n".join(lines) + "\n")
+    base.model.save_pretrained(model)
+    base.tokenizer.save_pretrained(model)
+    (FOLDER / "labels.json").write_text(json.dumps(labels))
+    return model
+
+
+def own_run(model: str) -> None:
+    """Child process: one run of ours through `fit`, as `tunewright train` calls it."""
+    import torch
+
+    import tunewright.train.loop as loop
+    from tunewright.config import TrainingSection
+    from tunewright.journal import silence
+    from tunewright.model.adapters import attach, trainable_parameters
+    from tunewright.model.device import keep_freed_memory, peak_memory
+    from tunewright.model.load import load_base
+    from tunewright.model.speed import make_fast
+    from tunewright.train.objectives import OBJECTIVES
+    from tunewright.train.optimize import Rates
+
+    imported, began = resident_bytes(), time.perf_counter()
+    settings = json.loads((FOLDER / "settings.json").read_text())
+    keep_freed_memory()
+    labels = json.loads((FOLDER / "labels.json").read_text())
+    base = load_base(model, task="classify", labels=labels, dtype=torch.bfloat16)
+    base = attach(base, "full")
+    how = make_fast(base.model)
+    rows = read_rows("train")
+    plan = loop.Plan(
+        batch_size=settings["batch_size"], max_batch_tokens=8192,
+        num_epochs=float(settings["num_epochs"]), eval_steps=10**9,
+        rates=Rates(settings["learning_rate"], settings["learning_rate"]),
+        head_names=frozenset(), pad_id=0,
+    )  # fmt: skip
+    ends, tokens = [], []
+    with tempfile.TemporaryDirectory() as folder:
+        loop.fit(
+            base.model, trainable_parameters(base.model), rows, plan,
+            TrainingSection(
+                seed=settings["seed"], max_steps=settings["steps"], lr_scheduler="linear",
+                warmup_ratio=settings["warmup_ratio"], weight_decay=settings["weight_decay"],
+            ),
+            objective=OBJECTIVES["classify"], evaluate=None, checkpoints=Path(folder),
+            log_step=lambda s: (ends.append(time.perf_counter()), tokens.append(s.tokens)),
+            log_evaluation=lambda _: None, forget_after=lambda _: None, journal=silence(),
+        )  # fmt: skip
+    steps, seconds = len(ends) - WARM_UP, ends[-1] - ends[WARM_UP - 1]
+    memory = peak_memory(torch.device("cpu")) - imported
+    print(json.dumps({
+        "rows_per_s": steps * settings["batch_size"] / seconds, "seconds": seconds, "how": how,
+        "tokens_per_s": (tokens[-1] - tokens[WARM_UP - 1]) / seconds, "memory_bytes": memory,
+        "waited_share": waited_share(time.perf_counter() - began),
+        "accuracy": None if settings["steps"] else accuracy(base.model),
+    }))  # fmt: skip
+
+
+def read_rows(name: str) -> list[Any]:
+    from tunewright.data.render import Row
+
+    rows = map(json.loads, (FOLDER / f"{name}.jsonl").read_text().splitlines())
+    return [
+        Row(str(n), np.array(row["input_ids"], np.int32), None, row["label"])
+        for n, row in enumerate(rows)
+    ]
+
+
+def accuracy(model: Any) -> float:
+    import torch
+
+    from tunewright.data.batch import batches_by_length, make_batch, model_inputs
+
+    rows, right = read_rows("test"), 0
+    model.eval()
+    with torch.no_grad():
+        for part in batches_by_length(rows, 4096):
+            batch = make_batch([rows[i] for i in part], pad_id=0, device=torch.device("cpu"))
+            found = model(**model_inputs(batch)).logits.argmax(-1)
+            right += int((found == batch.target).sum())
+    return right / len(rows)
+
+
+def run_once(system: str, model: Path, *, whole: bool) -> dict[str, Any]:
+    settings = {"variant": system, **SETTINGS, **SYSTEMS[system]}
+    if whole:
+        settings["steps"] = None
+    (FOLDER / "settings.json").write_text(json.dumps(settings))
+    command = (
+        [sys.executable, __file__, "--child", str(model)]
+        if system == "tunewright"
+        else [str(PEERS), str(HERE / "peers" / "classify.py"), str(model), str(FOLDER)]
+    )
+    threads = os.environ.get("OMP_NUM_THREADS") if whole else None
+    done = subprocess.run(
+        command, capture_output=True, text=True,
+        env={**os.environ, "OMP_NUM_THREADS": threads or str(len(os.sched_getaffinity(0)))},
+    )  # fmt: skip
+    if done.returncode:
+        raise SystemExit(f"{system}: {done.stderr[-3000:]}")
+    return dict(json.loads(done.stdout.splitlines()[-1]))
+
+
+def conclude(runs: dict[str, list[dict[str, Any]]], whole: dict[str, dict[str, Any]]) -> None:
+    middle = {s: median(r["rows_per_s"] for r in found) for s, found in runs.items()}
+    bars = [
+        at_least("MiniLM on banking77: rows/s against Trainer as shipped",
+                 middle["tunewright"] / middle["shipped"], 7.0, "x"),
+        at_least("MiniLM on banking77: rows/s against Trainer at its best",
+                 middle["tunewright"] / middle["bf16 by length"], 1.5, "x"),
+    ]  # fmt: skip
+    if {"tunewright", "bf16 by length"} <= whole.keys():
+        lead = whole["tunewright"]["accuracy"] - whole["bf16 by length"]["accuracy"]
+        bars.append(at_least("MiniLM on banking77: test accuracy above Trainer's", lead, -0.01))
+    record("speed_minilm", bars, HARDWARE, {
+        "repeats": {s: len(found) for s, found in runs.items()}, "rows_per_s": middle,
+        "memory_bytes": {s: median(r["memory_bytes"] for r in f) for s, f in runs.items()},
+        "all_rows_per_s": {s: [round(r["rows_per_s"], 1) for r in f] for s, f in runs.items()},
+        "accuracy": {s: r["accuracy"] for s, r in whole.items()}, "settings": SETTINGS,
+        "systems": SYSTEMS, "how": runs["tunewright"][0]["how"],
+        "peers": runs["shipped"][0]["versions"],
+    })  # fmt: skip
+
+
+def main() -> None:
+    if sys.argv[1:2] == ["--child"]:
+        own_run(sys.argv[2])
+        return
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--accuracy", action="store_true")
+    parser.add_argument("--systems", default=",".join(SYSTEMS))
+    options = parser.parse_args()
+    if not PEERS.exists():
+        raise SystemExit(f"{PEERS}: no peers' environment; `make .peers` builds it")
+    model, kept, ends = prepare(), FOLDER / "runs.json", FOLDER / "whole.json"
+    runs = json.loads(kept.read_text()) if kept.exists() else {}
+    whole = json.loads(ends.read_text()) if ends.exists() else {}
+    for _ in range(1 if options.accuracy else options.repeats):
+        for system in options.systems.split(","):
+            result = run_once(system, model, whole=options.accuracy)
+            print(system, {k: v for k, v in result.items() if k != "versions"}, flush=True)
+            if options.accuracy:
+                whole[system] = result
+                ends.write_text(json.dumps(whole))
+            elif result["waited_share"] <= MOST_WAITED:
+                runs.setdefault(system, []).append(result)
+                kept.write_text(json.dumps(runs))
+    if set(SYSTEMS) <= runs.keys():
+        conclude(runs, whole)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,239 @@
+"""Encoders of BERT's shape, all of whose weights learn, with passes written by hand.
+
+Rows lie packed end to end: no padding, no mask. Dropout's random numbers come from a counter and
+are made again in the backward pass instead of being stored; biases and norms get their gradients
+in the pass that reads those activations anyway.
+
+Shapes as in kernels.py; M tokens, K inputs and N outputs of a dense layer.
+"""
+
+from __future__ import annotations
+
+import weakref
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tunewright.model import kernels
+
+_PARTS = ("query", "key", "value", "attended", "norm_1", "inner", "outer", "norm_2")
+
+
+@dataclass(slots=True)
+class Layer:
+    """One encoder layer's modules: dense ones and norms, all trained."""
+
+    query: nn.Linear
+    key: nn.Linear
+    value: nn.Linear
+    attended: nn.Linear
+    norm_1: nn.LayerNorm
+    inner: nn.Linear
+    outer: nn.Linear
+    norm_2: nn.LayerNorm
+    heads: int
+    scale: float
+    dropout: float
+    attention_dropout: float
+
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        """Weight and bias of each part, in the order of the gradients of `_LayerFunction`."""
+        parts = [getattr(self, name) for name in _PARTS]
+        return [p for part in parts for p in (part.weight, part.bias)]
+
+
+@dataclass(slots=True)
+class FastEncoder:
+    """A BERT that classifies rows by their first token."""
+
+    plain: Any
+    layers: list[Layer]
+
+    def logits(self, ids_N: Tensor, positions_N: Tensor, starts_R1: Tensor) -> Tensor:
+        """(R, K) logits of packed rows."""
+        embeddings = self.plain.bert.embeddings
+        training = self.plain.training
+        types = embeddings.token_type_embeddings.weight[:1]
+        places_NH = embeddings.position_embeddings(positions_N) + types
+        norm = embeddings.LayerNorm
+        x_NH = _AddNorm.apply(  # type: ignore[no-untyped-call]
+            embeddings.word_embeddings(ids_N) + places_NH, norm.weight, norm.bias, norm.eps,
+            embeddings.dropout.p if training else 0.0, _new_seed(training),
+        )  # fmt: skip
+        starts_R1 = starts_R1.contiguous()
+        for layer in self.layers:
+            how = _How(starts_R1, training, _new_seed(training))
+            x_NH = _LayerFunction.apply(x_NH, layer, how, *layer.parameters)  # type: ignore[no-untyped-call]
+        first_RH = x_NH.index_select(0, starts_R1[:-1])
+        pooler = self.plain.bert.pooler
+        pooled_RH = pooler.activation(pooler.dense(first_RH))
+        return torch.as_tensor(self.plain.classifier(self.plain.dropout(pooled_RH)))
+
+
+@dataclass(frozen=True, slots=True)
+class _How:
+    """What a pass through a layer depends on beside its weights."""
+
+    starts_R1: Tensor
+    training: bool
+    seed: int
+
+    def dropout(self, layer: Layer) -> float:
+        return layer.dropout if self.training else 0.0
+
+    def attention(self, layer: Layer) -> kernels.Attention:
+        share = layer.attention_dropout if self.training else 0.0
+        return kernels.Attention(self.starts_R1, layer.scale, False, share, self.seed)
+
+
+def _new_seed(training: bool) -> int:
+    """From torch's own stream, which every step seeds."""
+    return int(torch.randint(1 << 31, ())) if training else 0
+
+
+_KNOWN: weakref.WeakKeyDictionary[nn.Module, FastEncoder | None] = weakref.WeakKeyDictionary()
+
+
+def fast_encoder(model: nn.Module) -> FastEncoder | None:
+    """The model as a FastEncoder, or None where some part of it is not of the shape known here.
+
+    Only where the kernels run: plain torch would be no faster than the model's own code.
+    """
+    if model not in _KNOWN:
+        _KNOWN[model] = _read_encoder(model)
+    found = _KNOWN[model]
+    return found if found is not None and kernels.can_run(next(model.parameters())) else None
+
+
+def _read_encoder(model: Any) -> FastEncoder | None:
+    config = getattr(model, "config", None)
+    known = type(model).__name__ == "BertForSequenceClassification"
+    if not known or config is None or config.is_decoder or config.hidden_act != "gelu":
+        return None
+    if any(not parameter.requires_grad for parameter in model.parameters()):
+        return None
+    if getattr(config, "position_embedding_type", "absolute") != "absolute":
+        return None
+    layers = []
+    for module in model.bert.encoder.layer:
+        attention, output = module.attention, module.output
+        if module.add_cross_attention or getattr(module, "gradient_checkpointing", False):
+            return None
+        layers.append(
+            Layer(
+                attention.self.query,
+                attention.self.key,
+                attention.self.value,
+                attention.output.dense,
+                attention.output.LayerNorm,
+                module.intermediate.dense,
+                output.dense,
+                output.LayerNorm,
+                heads=attention.self.num_attention_heads,
+                scale=float(attention.self.scaling),
+                dropout=float(output.dropout.p),
+                attention_dropout=float(attention.self.dropout.p),
+            )
+        )
+    plain = all(
+        type(getattr(layer, name)) is (nn.LayerNorm if "norm" in name else nn.Linear)
+        and getattr(layer, name).bias is not None
+        for layer in layers
+        for name in _PARTS
+    )
+    return FastEncoder(model, layers) if plain else None
+
+
+class _AddNorm(torch.autograd.Function):
+    """LayerNorm, then dropout, as BERT's embeddings end."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x_NH: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        epsilon: float,
+        share: float,
+        seed: int,
+    ) -> Tensor:
+        y_NH, total, mean, rstd = kernels.dropout_add_norm(
+            x_NH, None, weight, bias, epsilon, 0.0, 0
+        )
+        ctx.share, ctx.seed = share, seed
+        ctx.save_for_backward(total, weight, mean, rstd)
+        return kernels.dropout_(y_NH, share, seed)
+
+    @staticmethod
+    def backward(ctx: Any, dy_NH: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        total, weight, mean, rstd = ctx.saved_tensors
+        dy_NH = kernels.dropout_(dy_NH.contiguous(), ctx.share, ctx.seed)
+        dx, _, sums = kernels.dropout_add_norm_backward(dy_NH, total, weight, mean, rstd, 0.0, 0)
+        return dx, sums[0].to(weight.dtype), sums[1].to(weight.dtype), None, None, None
+
+
+class _LayerFunction(torch.autograd.Function):
+    """One encoder layer; its norms come after the sums, as in BERT."""
+
+    @staticmethod
+    def forward(ctx: Any, x_NH: Tensor, layer: Layer, how: _How, *trained: Tensor) -> Tensor:
+        q, k, v = (
+            F.linear(x_NH, part.weight, part.bias).view(x_NH.shape[0], layer.heads, -1)
+            for part in (layer.query, layer.key, layer.value)
+        )
+        out, lse = kernels.attention(q, k, v, how.attention(layer))
+        added = F.linear(out.flatten(1), layer.attended.weight, layer.attended.bias)
+        share, seeds = how.dropout(layer), (how.seed + 1, how.seed + 2)
+        norm = layer.norm_1
+        mid_NH, sum_1, mean_1, rstd_1 = kernels.dropout_add_norm(
+            added, x_NH, norm.weight, norm.bias, norm.eps, share, seeds[0]
+        )
+        before = F.linear(mid_NH, layer.inner.weight, layer.inner.bias)
+        added = F.linear(kernels.gelu(before), layer.outer.weight, layer.outer.bias)
+        norm = layer.norm_2
+        y_NH, sum_2, mean_2, rstd_2 = kernels.dropout_add_norm(
+            added, mid_NH, norm.weight, norm.bias, norm.eps, share, seeds[1]
+        )
+        ctx.layer, ctx.how = layer, how
+        ctx.save_for_backward(
+            x_NH, q, k, v, out, lse, sum_1, mean_1, rstd_1, mid_NH, before, sum_2, mean_2, rstd_2
+        )
+        return y_NH
+
+    @staticmethod
+    def backward(ctx: Any, dy_NH: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        layer: Layer = ctx.layer
+        how: _How = ctx.how
+        saved = ctx.saved_tensors
+        x_NH, q, k, v, out, lse, sum_1, mean_1, rstd_1, mid_NH, before = saved[:11]
+        sum_2, mean_2, rstd_2 = saved[11:]
+        share, dtype = how.dropout(layer), x_NH.dtype
+        # The second half: norm, outer, GELU, inner.
+        dmid, dadded, sums = kernels.dropout_add_norm_backward(
+            dy_NH.contiguous(), sum_2, layer.norm_2.weight, mean_2, rstd_2, share, how.seed + 2
+        )
+        norm_2 = (sums[0].to(dtype), sums[1].to(dtype))
+        dbefore, hidden, inner_bias = kernels.gelu_backward(dadded @ layer.outer.weight, before)
+        outer = (dadded.t() @ hidden, sums[2].to(dtype))
+        inner = (dbefore.t() @ mid_NH, inner_bias.to(dtype))
+        dmid = dmid.addmm_(dbefore, layer.inner.weight)
+        # The first half: norm, attended, attention, its three inputs.
+        dx, dadded, sums = kernels.dropout_add_norm_backward(
+            dmid, sum_1, layer.norm_1.weight, mean_1, rstd_1, share, how.seed + 1
+        )
+        norm_1 = (sums[0].to(dtype), sums[1].to(dtype))
+        attended = (dadded.t() @ out.flatten(1), sums[2].to(dtype))
+        dout = (dadded @ layer.attended.weight).view_as(out)
+        grads = kernels.attention_backward(dout, q, k, v, out, lse, how.attention(layer))
+        trained = []
+        if dadded is dx:  # without dropout both are one tensor, and dx is about to change
+            dx = dx.clone()
+        for part, grad in zip((layer.query, layer.key, layer.value), grads, strict=True):
+            flat = grad.flatten(1)
+            trained += [flat.t() @ x_NH, kernels.column_sums(flat).to(dtype)]
+            dx = dx.addmm_(flat, part.weight)
+        return dx, None, None, *trained, *attended, *norm_1, *inner, *outer, *norm_2
