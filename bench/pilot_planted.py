@@ -22,11 +22,11 @@ from tunewright.piloting import pilot
 HARDWARE = "2 shared cores of an AMD EPYC with AVX512-BF16, one thread"
 WORK = Path(tempfile.gettempdir()) / "tunewright-planted"
 KINDS = {
-    "plateau": ("GO", 0.5, {"topics": 4, "noise": 0.3}, 9),
+    "plateau": ("GO", 0.25, {"topics": 4, "noise": 0.3}, 9),
     "steep": ("MORE DATA", 1.5, {"topics": 48}, 9),
-    "shuffled": ("STOP", 0.5, {"topics": 4, "shuffled": True}, 10),
+    "shuffled": ("STOP", 0.25, {"topics": 4, "shuffled": True}, 10),
 }
-NUM_ROWS = 2400
+NUM_ROWS = 3200
 
 
 def answer(kind: str, seed: int) -> dict[str, object]:
@@ -36,7 +36,8 @@ def answer(kind: str, seed: int) -> dict[str, object]:
     if path.exists():
         return json.loads(path.read_text())
     WORK.mkdir(parents=True, exist_ok=True)
-    base = make_base(WORK / f"base-{spread}", spread=spread)
+    topics = how["topics"]
+    base = make_base(WORK / f"base-{topics}-{spread}", topics=topics, spread=spread)
     rows = write_rows(WORK / f"{kind}-{seed}.csv", num_rows=NUM_ROWS, seed=seed, **how)
     recipe = make_recipe({
         "task": "classify", "base_model": str(base),

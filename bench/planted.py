@@ -12,11 +12,12 @@ from pathlib import Path
 
 import numpy as np
 
-TOPICS, WORDS = 48, 60
+WORDS = 9600
+"""Shared evenly by the topics: too many for a thousand rows to show each of them."""
 FILLERS = 60
 
 
-def make_base(folder: Path, *, spread: float = 0.5, hidden: int = 64) -> Path:
+def make_base(folder: Path, *, topics: int = 4, spread: float = 0.5, hidden: int = 64) -> Path:
     """The base, as Hugging Face lays it out. spread: of words around their topic's centre."""
     if (folder / "model.safetensors").exists():
         return folder
@@ -25,7 +26,7 @@ def make_base(folder: Path, *, spread: float = 0.5, hidden: int = 64) -> Path:
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
     names = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"f{i}" for i in range(FILLERS))]
-    words = [*names, *(f"t{t}w{i}" for t in range(TOPICS) for i in range(WORDS))]
+    words = [*names, *(f"t{t}w{i}" for t in range(topics) for i in range(WORDS // topics))]
     raw = Tokenizer(models.WordLevel({w: i for i, w in enumerate(words)}, unk_token="[UNK]"))
     raw.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     raw.post_processor = processors.TemplateProcessing(
@@ -44,8 +45,8 @@ def make_base(folder: Path, *, spread: float = 0.5, hidden: int = 64) -> Path:
     model = transformers.BertModel(config)
     with torch.no_grad():
         table = model.embeddings.word_embeddings.weight
-        table[len(names) :] = torch.randn(TOPICS, hidden).repeat_interleave(WORDS, 0)
-        table[len(names) :] += spread * torch.randn(TOPICS * WORDS, hidden)
+        centres = torch.randn(topics, hidden).repeat_interleave(WORDS // topics, 0)
+        table[len(names) :] = centres + spread * torch.randn(centres.shape)
         table[5 : len(names)] = 0.1 * torch.randn(FILLERS, hidden)
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save_pretrained(folder)
@@ -79,6 +80,6 @@ def write_rows(
         writer.writerow(["text", "label"])
         for label, shown in zip(labels, told, strict=True):
             words = [f"f{i}" for i in dice.integers(0, FILLERS, 6)]
-            words += [f"t{label}w{i}" for i in dice.integers(0, WORDS, 2)]
+            words += [f"t{label}w{i}" for i in dice.integers(0, WORDS // topics, 2)]
             writer.writerow([" ".join(dice.permutation(words)), f"label-{shown:02d}"])
     return path

@@ -32,7 +32,7 @@ KILL_AFTER = (3, 9)
 
 
 def values() -> dict[str, object]:
-    base = make_base(WORK / "base", spread=1.5)
+    base = make_base(WORK / "base", topics=24, spread=1.5)
     rows = WORK / "rows.csv"
     if not rows.exists():
         write_rows(rows, num_rows=2400, topics=24, seed=5)
@@ -40,7 +40,7 @@ def values() -> dict[str, object]:
         "task": "classify", "base_model": str(base),
         "data": {"train": str(rows), "validation": 0.4, "test": 0.0},
         "training": {"num_epochs": 3, "num_threads": 1, "learning_rate": 1e-5, "batch_size": 32,
-                     "precision": "fp32"},
+                     "head_init": "random", "precision": "fp32"},
         "search": {"trials": TRIALS, "space": {
             "training.learning_rate": {"low": 1e-6, "high": 1e-1, "log": True},
             "training.batch_size": {"choices": list(BATCHES)},

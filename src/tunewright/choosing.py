@@ -36,7 +36,7 @@ from tunewright.evaluate.material import label_index, some_rows
 from tunewright.evaluate.predict import continue_text
 from tunewright.evaluate.score import score
 from tunewright.journal import Journal, silence
-from tunewright.model.facts import KNOWN, BaseFacts, read_facts, script_of
+from tunewright.model.facts import KNOWN, LIST_SOURCE, BaseFacts, read_facts, script_of
 from tunewright.model.load import GENERATIVE_TASKS
 from tunewright.model.safety import first_line
 from tunewright.piloting import pin
@@ -174,6 +174,7 @@ class _Work:
         self.order = nested_order(self.prepared.splits.train, self.recipe.data.split_seed)
         self.book = TrialBook(self.folder)
         self.pinned: dict[str, Recipe] = {}
+        self.hub_is_silent = False
 
     @property
     def num_rows(self) -> int:
@@ -232,8 +233,10 @@ def candidates_in(text: str) -> tuple[str, ...]:
         return tuple(KNOWN)
     folder = Path(text)
     found = sorted(
-        str(item) for item in folder.iterdir() if (item / "config.json").exists()
-    )  # fmt: skip
+        str(item)
+        for item in folder.iterdir()
+        if (item / "config.json").exists() and any(item.glob("*.safetensors"))
+    )
     if not found:
         raise ModelError(f"{text}: no model folder inside; each needs a config.json")
     return tuple(found)
@@ -241,7 +244,10 @@ def candidates_in(text: str) -> tuple[str, ...]:
 
 def _check_facts(work: _Work, row: Candidate, any_licence: bool, live: bool) -> None:
     """Licence, task, language and context, before a weight is loaded."""
-    facts = row.facts = read_facts(row.name, live=live)
+    # A hub that did not answer for one base of the list is not asked for the next.
+    ask = live and not (work.hub_is_silent and row.name in KNOWN)
+    facts = row.facts = read_facts(row.name, live=ask)
+    work.hub_is_silent |= live and facts.source == LIST_SOURCE
     row.num_parameters = facts.num_parameters
     if facts.gated and not live:
         row.notes.append("gated on the hub")

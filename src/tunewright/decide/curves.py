@@ -180,7 +180,7 @@ def forecast(points: Sequence[Point], goal: Goal, at: int, *, seed: int = 17) ->
     ordered = sorted(points, key=lambda point: point.num_rows)
     if len(ordered) < 2:
         raise ValueError("a learning curve needs two pilots or more")
-    if at > MAX_REACH * ordered[-1].num_rows * 1.001:
+    if at > MAX_REACH * (ordered[-1].num_rows + 1):  # an eighth of the rows is a whole number
         raise ValueError(
             f"{at} rows are more than {MAX_REACH:g} times the largest pilot, "
             f"{ordered[-1].num_rows}; no forecast reaches so far"

@@ -30,6 +30,9 @@ SURE_ABOVE_FLOOR = 2.326
 """Standard errors above the floor before a pilot counts as having learned: one-sided 1 %."""
 HOPELESS = 0.1
 """Below this chance of beating the strongest baseline at all rows the answer is STOP."""
+SURE_STEEP = 0.75
+"""Chance that a doubling is worth it from which on the curve is called steep: noise alone makes
+pilots rise now and then."""
 OVERFITS_BELOW = 0.2
 """A batch counts as learned by heart when its loss falls below this share of the first."""
 
@@ -165,7 +168,7 @@ def decide(
         return PilotAnswer("STOP", made, strongest, chance, (), because)
     more = _more_rows(points, goal, num_rows, made, seed)
     steep = made.monotone and made.per_doubling >= worth * unit
-    if steep and made.per_doubling_band90[0] > 0.25 * worth * unit:
+    if steep and _chance_of_gain(points, goal, num_rows, worth * unit, seed) >= SURE_STEEP:
         because = (
             "the curve is still steep at all rows: twice as many would add "
             f"{made.per_doubling / unit:.1%} of the metric's range",
@@ -187,6 +190,15 @@ def _chance(
     dice = np.random.default_rng(seed + 1)
     against = goal.loss(rival.value) + rival.deviation * dice.standard_normal(drawn.size)
     return float(np.mean(drawn < against))
+
+
+def _chance_of_gain(
+    points: Sequence[Point], goal: Goal, num_rows: int, gain: float, seed: int
+) -> float:
+    """The share of drawn curves on which a doubling around num_rows buys at least `gain`."""
+    before = draw_losses(points, goal, num_rows / math.sqrt(2), seed=seed)
+    after = draw_losses(points, goal, num_rows * math.sqrt(2), seed=seed)
+    return float(np.mean(before - after >= gain))
 
 
 def _learned(points: Sequence[Point], floor: Baseline, goal: Goal) -> bool:
