@@ -8,6 +8,7 @@ in training to words that it did not, which counting words cannot.
 from __future__ import annotations
 
 import csv
+import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,11 @@ import numpy as np
 WORDS = 9600
 """Shared evenly by the topics: too many for a thousand rows to show each of them."""
 FILLERS = 60
+
+
+def word(topic: int, number: int) -> str:
+    """A name whose letters do not tell the topic, lest character n-grams read it off."""
+    return hashlib.sha256(f"{topic} {number}".encode()).hexdigest()[:10]
 
 
 def make_base(folder: Path, *, topics: int = 4, spread: float = 0.5, hidden: int = 64) -> Path:
@@ -26,7 +32,7 @@ def make_base(folder: Path, *, topics: int = 4, spread: float = 0.5, hidden: int
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
     names = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"f{i}" for i in range(FILLERS))]
-    words = [*names, *(f"t{t}w{i}" for t in range(topics) for i in range(WORDS // topics))]
+    words = [*names, *(word(t, i) for t in range(topics) for i in range(WORDS // topics))]
     raw = Tokenizer(models.WordLevel({w: i for i, w in enumerate(words)}, unk_token="[UNK]"))
     raw.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     raw.post_processor = processors.TemplateProcessing(
@@ -80,6 +86,6 @@ def write_rows(
         writer.writerow(["text", "label"])
         for label, shown in zip(labels, told, strict=True):
             words = [f"f{i}" for i in dice.integers(0, FILLERS, 6)]
-            words += [f"t{label}w{i}" for i in dice.integers(0, WORDS // topics, 2)]
+            words += [word(label, i) for i in dice.integers(0, WORDS // topics, 2)]
             writer.writerow([" ".join(dice.permutation(words)), f"label-{shown:02d}"])
     return path

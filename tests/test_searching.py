@@ -59,6 +59,20 @@ def test_a_finished_study_runs_nothing_more(made, place):
     assert again.best == made.best
 
 
+def test_the_test_split_is_touched_once_and_counted(tmp_path):
+    values = make_search(tmp_path, trials=1, rate=1e-3)
+    values["data"]["test"] = 0.2
+    values["evaluation"] = {"baselines": ["majority"]}
+    recipe = make_recipe(values)
+    report = search(recipe, tmp_path / "s", silence(), range_test=False, judge=True)
+    assert report.test_touched == 1
+    assert (tmp_path / "s" / "best" / "report.json").exists()
+    again = search(recipe, tmp_path / "s", silence(), range_test=False, judge=True)
+    assert again.test_touched == 1
+    document = json.loads((tmp_path / "s" / "search.json").read_text())
+    assert document["test_touched"] == 1
+
+
 def test_the_budget_ends_it(place, tmp_path):
     report = search(make_recipe(make_search(place, trials=50)), tmp_path / "s", silence(),
                     minutes=0.0, range_test=False)  # fmt: skip

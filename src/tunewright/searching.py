@@ -83,12 +83,14 @@ def search(
     minutes: float | None = None,
     usd_per_hour: float | None = None,
     range_test: bool = True,
+    judge: bool = False,
 ) -> SearchReport:
     """Vary what recipe.search.space names (by default rate, batch and rank) within the budget.
 
     minutes and recipe.budget.usd (at usd_per_hour) end it; what runs then is finished. Several
     processes may call this at once with one storage. Leaves search.json, search.html and
-    recipe.yaml with the best settings. Raises RecipeError, DataError, Interrupted (resumable).
+    recipe.yaml with the best settings. judge: train them whole into best/, with the test split,
+    which is counted in the study and happens once. Raises RecipeError, DataError, Interrupted (resumable).
     """
     started = time.monotonic()
     section = recipe.search or SearchSection()
@@ -109,6 +111,10 @@ def search(
         study_of.run(trial, None if limit_s is None else limit_s - spent)
     report = study_of.report(time.monotonic() - started)
     _write(study_of, report)
+    if judge:
+        study_of.judge(report)
+        report = study_of.report(time.monotonic() - started)
+        _write(study_of, report)
     return report
 
 
@@ -337,6 +343,29 @@ class _Study:
                          float(attrs.get("seconds", 0.0)))
             )  # fmt: skip
         return found
+
+    def judge(self, report: SearchReport) -> None:
+        """Train the best settings whole and touch the test split, once in the life of a study.
+
+        Raises RunError where there is no best yet, or the test split was used by other settings.
+        """
+        from tunewright.pipeline import train
+
+        if report.best is None:
+            raise RunError(f"{self.folder}: no trial was trained whole yet; nothing to judge")
+        place, best = self.folder / "best", report.best.number
+        with self._alone():
+            judged = self.study.user_attrs.get("judged")
+            if judged is not None and judged != best:
+                raise RunError(
+                    f"{self.folder}: the test split was used for trial {judged} and now {best} is "
+                    "best; judging again would choose on test. Give new test rows and --dir"
+                )
+            if judged is None:
+                self.study.set_user_attr("judged", best)
+                self.study.set_user_attr("test_touched", report.test_touched + 1)
+        recipe = with_values(self.recipe, dict(report.best.params))
+        train(recipe, place, self.journal, resume=place.exists())
 
     def report(self, seconds: float) -> SearchReport:
         rows = self.rows()

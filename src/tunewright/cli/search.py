@@ -39,6 +39,10 @@ def search(
     no_range_test: Annotated[
         bool, typer.Option("--no-range-test", help="Leave out the learning-rate range test.")
     ] = False,
+    judge: Annotated[
+        bool,
+        typer.Option("--judge", help="Then train the best whole and judge it on test, once."),
+    ] = False,
     search_dir: Annotated[
         Path | None,
         typer.Option("--dir", metavar="DIR", help="Where the study is kept; runs/search-NAME."),
@@ -48,7 +52,7 @@ def search(
 ) -> Answer:
     """Search settings by trials that are promoted by where their curves lead.
 
-    The settings are chosen on validation; the test split is not touched. Killed, the same command
+    The settings are chosen on validation; only --judge touches the test split, once. Killed, the same command
     goes on: no trial is lost or run twice. Started twice, both work on one study.
 
     Example:
@@ -75,7 +79,7 @@ def search(
     folder = search_dir or Path("runs") / f"search-{recipe.stem}"
     report = run_search(
         plan, folder, ConsoleJournal(), minutes=minutes, usd_per_hour=usd_per_hour,
-        range_test=not no_range_test,
+        range_test=not no_range_test, judge=judge,
     )  # fmt: skip
     document = to_plain({**document_of(report), "folder": folder})
 
