@@ -90,7 +90,8 @@ def search(
     minutes and recipe.budget.usd (at usd_per_hour) end it; what runs then is finished. Several
     processes may call this at once with one storage. Leaves search.json, search.html and
     recipe.yaml with the best settings. judge: train them whole into best/, with the test split,
-    which is counted in the study and happens once. Raises RecipeError, DataError, Interrupted (resumable).
+    which is counted in the study and happens once.
+    Raises RecipeError, DataError, RunError, Interrupted (resumable).
     """
     started = time.monotonic()
     section = recipe.search or SearchSection()

@@ -52,8 +52,8 @@ def search(
 ) -> Answer:
     """Search settings by trials that are promoted by where their curves lead.
 
-    The settings are chosen on validation; only --judge touches the test split, once. Killed, the same command
-    goes on: no trial is lost or run twice. Started twice, both work on one study.
+    The settings are chosen on validation; only --judge touches the test split, once. Killed, the
+    same command goes on: no trial is lost or run twice. Started twice, both work on one study.
 
     Example:
       tunewright search recipe.yaml --trials 20
