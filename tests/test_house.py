@@ -40,6 +40,7 @@ FLOORS = (
         "exporting",
         "model_card",
         "cleaning",
+        "picking",
         "validation",
         "probing",
         "worth",

@@ -13,7 +13,7 @@ from typing import Any
 
 from tunewright import figures
 from tunewright.config import Recipe
-from tunewright.data.audit.material import AuditMaterial, count, name_rows
+from tunewright.data.audit.material import AuditMaterial, Embed, Floats, count, name_rows
 from tunewright.data.audit.table import AUDITS, run_audits
 from tunewright.data.card import make_card, with_token_lengths
 from tunewright.data.portrait import describe_portrait
@@ -23,11 +23,12 @@ from tunewright.evaluate.baselines import Material, run_baselines
 from tunewright.evaluate.score import score
 from tunewright.journal import Journal
 from tunewright.metrics.table import metrics_for
+from tunewright.model.load import Base
 from tunewright.preflight import preflight
 from tunewright.records import Example, Finding, Splits
 
 SEVERITIES = ("error", "warn", "info")
-SLOW_AUDITS = frozenset({"label_errors", "surprising_completions", "near_duplicates"})
+SLOW_AUDITS = frozenset({"label_errors", "surprising_answers", "near_duplicates"})
 """Left to `check`: on ten thousand rows they take more than the few seconds that `train` spends."""
 CHEAP_SYSTEMS = {
     "classify": ("tfidf_linear", "nearest_neighbour", "majority"),
@@ -36,6 +37,9 @@ CHEAP_SYSTEMS = {
     "generate": ("nearest_neighbour",),
     "chat": ("nearest_neighbour",),
 }
+ENCODER, ENCODER_TOKENS = "embedded:minilm", 128
+MAX_EMBEDDED_UNASKED = 5_000
+"""Rows; some seconds for a thousand short ones on two cores."""
 MAX_AUDITED_CHARS = 1_000_000
 """Of one text; what comes after is not looked at, and the row is told."""
 MAX_LEARNED_ROWS = 20_000
@@ -62,16 +66,21 @@ def check(
     *,
     only: Iterable[str] | None = None,
     learn: bool = True,
+    embed: bool | None = None,
     runs: Path | None = None,
 ) -> Checkup:
     """Read, split and audit the data of a recipe, and make its card.
 
     only: names of the audits to run, all by default. learn: also try cheap models on it.
+    embed: also compare texts by what the embedded encoder makes of them; None: up to 5,000 rows.
     runs: folder of the runs; where given, the rest of the recipe is checked too.
     Raises DataError where the data cannot be read at all.
     """
     prepared = prepare(recipe.data, recipe.task, journal)
-    found = audit(prepared, recipe, journal, only=only)
+    if embed is None:
+        embed = sum(prepared.num_read.values()) <= MAX_EMBEDDED_UNASKED
+    encoder = make_encoder(journal) if embed else None
+    found = audit(prepared, recipe, journal, only=only, embed=encoder)
     ready = preflight(recipe, prepared, runs, journal) if runs is not None else None
     found += ready.findings if ready else ()
     findings = tuple(rank_findings((*prepared.findings, *found)))
@@ -85,11 +94,39 @@ def check(
 
 
 def audit(
-    prepared: Prepared, recipe: Recipe, journal: Journal, *, only: Iterable[str] | None = None
+    prepared: Prepared,
+    recipe: Recipe,
+    journal: Journal,
+    *,
+    only: Iterable[str] | None = None,
+    embed: Embed | None = None,
 ) -> list[Finding]:
     """The findings of the audits on rows that were read and split."""
+    material = replace(make_material(prepared, recipe, journal), embed=embed)
+    return [*find_very_long(prepared.splits), *run_audits(material, only=only)]
+
+
+def make_encoder(journal: Journal) -> Embed:
+    """Texts to what the embedded sentence encoder makes of them; loaded at the first call."""
+    from tunewright.evaluate.predict import hidden_means
+    from tunewright.model.load import load_base
+
+    loaded: list[Base] = []
+
+    def embed(texts: Sequence[str]) -> Floats:
+        if not loaded:
+            loaded.append(load_base(ENCODER, task=None))
+        with journal.progress(f"reading {len(texts):,} texts with {ENCODER}", 1.0) as advance:
+            filled = [text or " " for text in texts]
+            return hidden_means(loaded[0], filled, ENCODER_TOKENS, lambda done: advance(done, ""))
+
+    return embed
+
+
+def make_material(prepared: Prepared, recipe: Recipe, journal: Journal) -> AuditMaterial:
+    """What audits look at; very long texts are cut."""
     splits = prepared.splits
-    material = AuditMaterial(
+    return AuditMaterial(
         layout=prepared.layout,
         train=_cut_all(splits.train),
         validation=_cut_all(splits.validation),
@@ -97,7 +134,6 @@ def audit(
         seed=recipe.training.seed,
         journal=journal,
     )
-    return [*find_very_long(splits), *run_audits(material, only=only)]
 
 
 def find_very_long(splits: Splits) -> list[Finding]:

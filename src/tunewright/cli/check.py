@@ -62,6 +62,38 @@ Decisions = Annotated[
         "--decisions", metavar="FILE", help="Where a review is kept; default NAME.review.jsonl."
     ),
 ]
+Against = Annotated[
+    str | None,
+    typer.Option(
+        "--against", metavar="TRAFFIC", help="Compare with real requests: what is missing?"
+    ),
+]
+LabelNext = Annotated[
+    int | None,
+    typer.Option("--label-next", metavar="N", min=1, help="The N rows to label next."),
+]
+Pool = Annotated[
+    str | None,
+    typer.Option("--pool", metavar="FILE", help="With --label-next: where unlabelled rows lie."),
+]
+Select = Annotated[
+    int | None,
+    typer.Option("--select", metavar="N", min=1, help="N training rows that stand for all."),
+]
+Out = Annotated[
+    Path | None,
+    typer.Option(
+        "--out", metavar="FILE", help="Write the rows that were picked, as the source does."
+    ),
+]
+Embedded = Annotated[
+    bool | None,
+    typer.Option(
+        "--embed/--no-embed",
+        help="Compare texts by meaning too; default: up to 5,000 rows.",
+        show_default=False,
+    ),
+]
 Force = Annotated[bool, typer.Option("--force", help="Replace files that are there.")]
 
 
@@ -77,6 +109,12 @@ def check(
     review: Review = False,
     decisions: Decisions = None,
     undo: Undo = False,
+    against: Against = None,
+    label_next: LabelNext = None,
+    pool: Pool = None,
+    select: Select = None,
+    out: Out = None,
+    embed: Embedded = None,
     force: Force = False,
     overrides: Overrides = None,
     as_json: AsJson = False,
@@ -89,6 +127,8 @@ def check(
       tunewright check tickets.csv --review
       tunewright check tickets.csv --write clean/tickets.csv --redact
       tunewright check clean/tickets.csv --undo
+      tunewright check tickets.csv --against requests.jsonl
+      tunewright check tickets.csv --label-next 50 --pool inbox.csv --out next.csv
 
     Exit status:
       0 done, the data is fit
@@ -106,12 +146,16 @@ def check(
     for path in (html,):
         if path is not None and path.exists() and not force:
             raise UserError(f"{path}: exists already; add --force to replace it, or name another")
+    if against or label_next or select:
+        from tunewright.cli.pick import pick
+
+        return pick(recipe, against, label_next, pool, select, out, force, journal)
     kept_in = decisions or _decisions_for(recipe)
 
     from tunewright.checking import check as look
 
     runs = Path("runs") if is_recipe(what) and not review else None
-    checkup = look(recipe, journal, learn=not review, runs=runs)
+    checkup = look(recipe, journal, learn=not review, embed=embed, runs=runs)
     if review:
         return _review(checkup, kept_in)
     written = None

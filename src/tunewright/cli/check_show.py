@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
     from rich.text import Text
 
     from tunewright.checking import Checkup
@@ -18,8 +20,6 @@ SIGNS = {"error": ("red", "✕"), "warn": ("yellow", "!"), "info": ("dim", "i")}
 
 def show_checkup(what: str, checkup: Checkup, console: Console, *, every_row: bool) -> None:
     """The findings as a table with file, line and row id, and what they come to."""
-    from rich.table import Table
-
     layout, splits = checkup.prepared.layout, checkup.prepared.splits
     labels = f", {len(layout.labels)} labels" if layout.labels else ""
     console.print(
@@ -28,22 +28,29 @@ def show_checkup(what: str, checkup: Checkup, console: Console, *, every_row: bo
         markup=False,
         soft_wrap=True,
     )
-    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 1, 1, 0))
-    table.add_column("", no_wrap=True)
-    table.add_column("rows", justify="right", no_wrap=True)
-    table.add_column("finding, and where: file:line (row id)", overflow="fold")
-    for item in checkup.findings:
-        colour, sign = SIGNS[item.severity]
-        rows = f"{len(item.rows):,}" if item.rows else ""
-        table.add_row(f"[{colour}]{sign}[/]", rows, _say(item, every_row=every_row))
     if checkup.findings:
-        console.print(table)
+        console.print(make_table(checkup.findings, every_row=every_row))
     for name, value in checkup.card.get("preflight", {}).items():
         console.print(f"{_begin(name)}: {value}", markup=False)
     learned = checkup.card.get("learnability")
     if learned:
         console.print(_begin(learned["line"]), markup=False)
     _show_end(checkup, console)
+
+
+def make_table(findings: Sequence[Finding], *, every_row: bool) -> Table:
+    """Findings as a table: sign, number of rows, what and where."""
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 1, 1, 0))
+    table.add_column("", no_wrap=True)
+    table.add_column("rows", justify="right", no_wrap=True)
+    table.add_column("finding, and where: file:line (row id)", overflow="fold")
+    for item in findings:
+        colour, sign = SIGNS[item.severity]
+        rows = f"{len(item.rows):,}" if item.rows else ""
+        table.add_row(f"[{colour}]{sign}[/]", rows, _say(item, every_row=every_row))
+    return table
 
 
 def _say(item: Finding, *, every_row: bool) -> Text:
