@@ -8,9 +8,42 @@ import pytest
 from tunewright.data.formats import read_rows
 
 WORDS = {
-    "invoice": ["invoice", "bill", "receipt", "copy", "vat", "tax", "amount", "paper", "pdf", "month"],
-    "login": ["password", "login", "account", "reset", "code", "email", "access", "locked", "user", "sign"],
-    "parcel": ["parcel", "delivery", "courier", "tracking", "late", "box", "shipped", "address", "door", "wait"],
+    "invoice": [
+        "invoice",
+        "bill",
+        "receipt",
+        "copy",
+        "vat",
+        "tax",
+        "amount",
+        "paper",
+        "pdf",
+        "month",
+    ],
+    "login": [
+        "password",
+        "login",
+        "account",
+        "reset",
+        "code",
+        "email",
+        "access",
+        "locked",
+        "user",
+        "sign",
+    ],
+    "parcel": [
+        "parcel",
+        "delivery",
+        "courier",
+        "tracking",
+        "late",
+        "box",
+        "shipped",
+        "address",
+        "door",
+        "wait",
+    ],
 }
 
 
