@@ -20,6 +20,7 @@ FLOORS = (
         "methods",
         "config",
         "cache",
+        "importers",
         "store",
         "journal",
         "prices",

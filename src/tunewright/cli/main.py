@@ -19,6 +19,7 @@ from tunewright.cli.compare import compare
 from tunewright.cli.doctor import doctor
 from tunewright.cli.evaluate import evaluate
 from tunewright.cli.export import export
+from tunewright.cli.import_config import import_
 from tunewright.cli.init import init
 from tunewright.cli.output import Answer, run_command
 from tunewright.cli.pilot import pilot
@@ -75,6 +76,7 @@ COMMANDS: tuple[Callable[..., Answer], ...] = (
     plan,
     pilot,
     search,
+    import_,
     train,
     evaluate,
     compare,
@@ -93,7 +95,7 @@ def _make_app() -> typer.Typer:
     made = typer.Typer(context_settings=settings, pretty_exceptions_enable=False)
     made.callback(invoke_without_command=True)(_tunewright)
     for command in COMMANDS:
-        made.command()(command)
+        made.command(command.__name__.rstrip("_"))(command)
     return made
 
 
