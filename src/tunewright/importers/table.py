@@ -26,6 +26,7 @@ from tunewright.importers.trl import COMMAND, import_trl, read_command
 from tunewright.importers.unsloth import import_unsloth
 
 MAX_BYTES = 1_000_000
+MAX_ALIASES = 50
 ORDER = ("task", "objective", "provider", "base_model", "base_revision", "data", "adapter")
 
 
@@ -149,7 +150,8 @@ def _parse(text: str, path: Path, tool: str | None) -> dict[str, Any]:
     if path.suffix in (".sh", ".txt", ".bash") or text.lstrip().startswith(("trl ", "#!")):
         return read_command(text, str(path))
     try:
-        values = yaml.load(text, Loader=_ConfigLoader)  # noqa: S506 - a SafeLoader subclass
+        _check_aliases(text, path)
+        values = yaml.safe_load(text)
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{path}:{mark.line + 1}" if mark else str(path)
@@ -163,17 +165,10 @@ def _parse(text: str, path: Path, tool: str | None) -> dict[str, Any]:
     return values
 
 
-class _ConfigLoader(yaml.SafeLoader):
-    """SafeLoader that refuses expansion bombs but allows a few plain aliases."""
-
-    aliases = 0
-
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.events.AliasEvent):
-            self.aliases += 1
-            if self.aliases > 50:
-                raise yaml.constructor.ConstructorError(None, None, "too many aliases", None)
-        return super().compose_node(parent, index)
+def _check_aliases(text: str, path: Path) -> None:
+    """Some configs repeat a value by an alias; very many of them are an expansion bomb."""
+    if sum(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)) > MAX_ALIASES:
+        raise RecipeError(f"{path}: too many aliases; write the values out")
 
 
 def _parse_json(path: Path) -> dict[str, Any]:
