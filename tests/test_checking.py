@@ -105,3 +105,21 @@ def test_a_broken_audit_costs_no_training(tmp_path, monkeypatch):
     journal = silence()
     assert audit_before_training(prepared, plan, journal) == prepared
     assert "was not checked" in journal.warnings[0]
+
+
+def label_errors(scores):
+    numbers = range(len(scores))
+    return Finding(
+        "label_error", "warn", "m", tuple(f"i{n}" for n in numbers), tuple(f"f:{n}" for n in numbers),
+        scores=tuple(scores), suggestions=tuple("b" for _ in numbers),
+    )  # fmt: skip
+
+
+def test_label_errors_stand_in_two_tiers_unless_most_are_plain():
+    sure, rest = checking.tier_label_errors(label_errors([6.0, 5.1, 2.0, 1.0, 0.5]))
+    assert (sure.kind, sure.severity, sure.rows) == ("label_error", "warn", ("i0", "i1"))
+    assert (rest.kind, rest.severity, rest.places) == ("label_doubt", "info", ("f:2", "f:3", "f:4"))
+    flipped = label_errors([6.0, 5.0, 4.5, 4.1, 1.0])
+    assert checking.tier_label_errors(flipped) == [flipped]
+    other = Finding("mojibake", "warn", "m", ("i",), ("f:1",))
+    assert checking.tier_label_errors(other) == [other]

@@ -12,7 +12,8 @@ from typing import Any
 from tunewright import charts, figures
 from tunewright.figures import known
 
-KNOWN_KEYS = {"labels", "splits", "findings", "dropped"}
+PORTRAIT_KEYS = ("vocabulary", "diversity", "duplicates", "learnability")
+KNOWN_KEYS = {"labels", "splits", "findings", "dropped", *PORTRAIT_KEYS}
 LENGTHS = (
     ("tokens", "tokens a row"),
     ("input_words", "words of input"),
@@ -36,6 +37,7 @@ def make_data_section(card: Any) -> dict[str, Any] | None:
         for key, value in card.items()
         if key not in KNOWN_KEYS and value not in (None, "", [], {})
     ]
+    other += _portrait(card)
     return {
         "counts": [
             (name, figures.show_number(side.get("rows")), _groups(side))
@@ -49,6 +51,50 @@ def make_data_section(card: Any) -> dict[str, Any] | None:
         "dropped_more": max(0, len(dropped) - MAX_DROPPED),
         "other": other,
     }
+
+
+def _portrait(card: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Words between splits, diversity, duplicates and learnability as sentences."""
+    words, told = _mapping(card.get("vocabulary")), []
+    for split in ("validation", "test"):
+        side = _mapping(words.get(split))
+        if known(side.get("unknown_running_share")):
+            told.append(
+                (
+                    f"words of {split}",
+                    f"{figures.show_number(side.get('words'))} different ones; training lacks "
+                    f"{_share(side, 'unknown_words_share')} of them, "
+                    f"{_share(side, 'unknown_running_share')} of the running text",
+                )
+            )
+    variety = _mapping(card.get("diversity"))
+    if known(variety.get("distinct_2")):
+        told.append(
+            (
+                "diversity",
+                f"{_share(variety, 'distinct_texts')} of texts differ; of word pairs "
+                f"{_share(variety, 'distinct_2')} are different; commonest opening "
+                f"“{variety.get('commonest_opening', '')}” "
+                f"({_share(variety, 'commonest_opening_share')})",
+            )
+        )
+    same = _mapping(card.get("duplicates"))
+    if known(same.get("groups")):
+        told.append(
+            (
+                "duplicates",
+                f"{figures.show_number(same.get('rows_in_groups'))} training rows in "
+                f"{figures.show_number(same.get('groups'))} groups of equal text; "
+                f"{figures.show_number(same.get('near_clusters'))} clusters of nearly equal ones",
+            )
+        )
+    line = _mapping(card.get("learnability")).get("line")
+    return [*told, ("learnability", str(line))] if line else told
+
+
+def _share(side: Mapping[str, Any], key: str) -> str:
+    value = side.get(key)
+    return f"{100 * value:.1f} %" if known(value) else figures.NOTHING
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:

@@ -94,6 +94,10 @@ Embedded = Annotated[
         show_default=False,
     ),
 ]
+Cache = Annotated[
+    Path | None,
+    typer.Option("--cache", metavar="DIR", help="Keep long passes here; a stopped check goes on."),
+]
 Force = Annotated[bool, typer.Option("--force", help="Replace files that are there.")]
 
 
@@ -115,6 +119,7 @@ def check(
     select: Select = None,
     out: Out = None,
     embed: Embedded = None,
+    cache: Cache = None,
     force: Force = False,
     overrides: Overrides = None,
     as_json: AsJson = False,
@@ -155,7 +160,7 @@ def check(
     from tunewright.checking import check as look
 
     runs = Path("runs") if is_recipe(what) and not review else None
-    checkup = look(recipe, journal, learn=not review, embed=embed, runs=runs)
+    checkup = look(recipe, journal, learn=not review, embed=embed, cache=cache, runs=runs)
     if review:
         return _review(checkup, kept_in)
     written = None

@@ -65,7 +65,8 @@ def list_items(findings: Sequence[Finding]) -> list[Item]:
     """The rows of warnings, one item a row and kind; rows that go unasked are left out."""
     items: dict[tuple[str, str], Item] = {}
     for finding in findings:
-        if finding.severity == "info" or finding.dropped or finding.kind in SURE_KINDS:
+        calm = finding.severity == "info" and not any(finding.suggestions)
+        if calm or finding.dropped or finding.kind in SURE_KINDS:
             continue
         for number, place in enumerate(finding.places):
             item = Item(
