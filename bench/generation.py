@@ -121,7 +121,9 @@ def timed(run: Callable[[], list[list[int]]]) -> tuple[float, list[list[int]]]:
     return time.perf_counter() - started, out
 
 
-def measure(base: Base, rows: int, runs: int) -> dict[str, object]:
+def measure(
+    base: Base, rows: int, runs: int, batches: Sequence[int] = BATCHES
+) -> dict[str, object]:
     vocabulary = base.plain.config.vocab_size
     longest = min(512, base.plain.config.max_position_embeddings)
     prompts, answers = make_rows(rows, vocabulary, longest)
@@ -132,7 +134,7 @@ def measure(base: Base, rows: int, runs: int) -> dict[str, object]:
         pairs.append((ours_s, shipped_s))
     differ, bad = unexcused(base, prompts, mine, theirs)
     best = {size: timed(lambda size=size: peer(base, prompts, answers, size, by_length=True))[0]
-            for size in sorted({min(size, rows) for size in BATCHES})}  # fmt: skip
+            for size in sorted({min(size, rows) for size in batches})}  # fmt: skip
     few = max(4, rows // 8)  # one by one takes long; its rate is what counts
     single_s = timed(lambda: peer(base, prompts[:few], answers[:few], 1, by_length=False))[0]
     mine_s = statistics.median(pair[0] for pair in pairs)
@@ -158,6 +160,7 @@ def main() -> None:
     parser.add_argument("--shape", choices=["656k", *SHAPES], default="15m")
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--rows", type=int)
+    parser.add_argument("--batches", type=int, nargs="+", default=BATCHES)
     parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
     parser.add_argument("--dry", action="store_true", help="print, do not record")
     wish = parser.parse_args()
@@ -166,7 +169,7 @@ def main() -> None:
     dtype = torch.float32 if wish.precision == "fp32" else torch.bfloat16
     with tempfile.TemporaryDirectory() as folder:
         base = open_shape(wish.shape, Path(folder), dtype)
-        found = measure(base, wish.rows or ROWS[wish.shape], wish.runs)
+        found = measure(base, wish.rows or ROWS[wish.shape], wish.runs, wish.batches)
     found["threads"] = torch.get_num_threads()
     label = f"{wish.shape}, {wish.precision}"
     bars = [at_least(f"model.generate in padded batches of 8 to ours, {label}",

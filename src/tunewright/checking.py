@@ -18,6 +18,7 @@ from tunewright.data.audit.table import AUDITS, run_audits
 from tunewright.data.card import make_card, with_token_lengths
 from tunewright.data.portrait import describe_portrait
 from tunewright.data.prepare import Prepared, prepare
+from tunewright.data.split import choose_rows
 from tunewright.errors import Refusal
 from tunewright.evaluate.baselines import Material, run_baselines
 from tunewright.evaluate.score import score
@@ -46,6 +47,8 @@ MAX_EMBEDDED_UNASKED = 5_000
 """Rows; some seconds for a thousand short ones on two cores."""
 MAX_AUDITED_CHARS = 1_000_000
 """Of one text; what comes after is not looked at, and the row is told."""
+MAX_AUDITED_ROWS = 20_000
+"""Rows of a split that the audits of `train` look at."""
 MAX_LEARNED_ROWS = 20_000
 MAX_ASKED_ROWS = 2_000
 
@@ -227,8 +230,14 @@ def audit_before_training(prepared: Prepared, recipe: Recipe, journal: Journal) 
     Raises Refusal where the data is unfit.
     """
     quick = [name for name in AUDITS if name not in SLOW_AUDITS]
+    looked_at = _some_rows(prepared, recipe.data.split_seed)
+    if looked_at is not prepared:
+        journal.say(
+            f"audits: {MAX_AUDITED_ROWS:,} training rows by content hash; `tunewright check` "
+            "looks at all"
+        )
     try:
-        found = audit(prepared, recipe, journal, only=quick)
+        found = audit(looked_at, recipe, journal, only=quick)
     except Exception as error:
         journal.warn(f"the data was not checked: {type(error).__name__}: {str(error)[:200]}")
         return prepared
@@ -242,6 +251,19 @@ def audit_before_training(prepared: Prepared, recipe: Recipe, journal: Journal) 
         listed = ", ".join(f"{item.kind.replace('_', ' ')} ({len(item.rows)})" for item in warned)
         journal.warn(f"data: {listed}; `tunewright check` and card.json name the rows")
     return replace(prepared, findings=(*prepared.findings, *found))
+
+
+def _some_rows(prepared: Prepared, seed: int) -> Prepared:
+    """The same where there are few rows, else at most MAX_AUDITED_ROWS of each split."""
+    splits = prepared.splits
+    if len(splits.train) <= MAX_AUDITED_ROWS:
+        return prepared
+    train, validation, test = (
+        tuple(choose_rows(side, MAX_AUDITED_ROWS, seed))
+        for side in (splits.train, splits.validation, splits.test)
+    )
+    chosen = replace(splits, train=train, validation=validation, test=test)
+    return replace(prepared, splits=chosen)
 
 
 def make_full_card(
