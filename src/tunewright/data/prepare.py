@@ -19,6 +19,7 @@ from tunewright.records import Example, Finding, Span, SplitName, Splits, Task
 PROGRESS_FROM_BYTES = 20_000_000
 PROGRESS_EVERY_ROWS = 2_000
 PlacedRow = tuple[str, Mapping[str, Any]]
+_USED: PlacedRow = ("", {})
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,10 +140,17 @@ def _watched(
 
 
 def _make_clean(
-    rows: Sequence[PlacedRow], layout: Layout, data: DataSection, source: str
+    rows: list[PlacedRow], layout: Layout, data: DataSection, source: str
 ) -> tuple[list[Example], list[Finding]]:
-    examples = number_ids(make_example(place, row, layout, data) for place, row in rows)
+    """Examples of the rows, which are used up: a million need not be held in both forms."""
+    examples = number_ids(make_example(place, row, layout, data) for place, row in _used_up(rows))
     return clean(examples, layout.task, source)
+
+
+def _used_up(rows: list[PlacedRow]) -> Iterator[PlacedRow]:
+    for index, row in enumerate(rows):
+        rows[index] = _USED
+        yield row
 
 
 def _held_sources(data: DataSection) -> Iterator[tuple[SplitName, str, str | None]]:
@@ -164,7 +172,7 @@ def _held_sources(data: DataSection) -> Iterator[tuple[SplitName, str, str | Non
 
 
 def _read_held(
-    rows: Sequence[PlacedRow], layout: Layout, data: DataSection, source: str
+    rows: list[PlacedRow], layout: Layout, data: DataSection, source: str
 ) -> tuple[list[Example], list[Finding]]:
     """Examples of a validation or test file under the layout found in training."""
     names = {name for _, row in rows for name in row}
