@@ -45,6 +45,7 @@ FLOORS = (
         "validation",
         "probing",
         "worth",
+        "learning",
         "trial",
         "piloting",
         "choosing",

@@ -55,6 +55,12 @@ PEERS_NAMES = {
     "early_stopping_steps": "training.early_stopping_patience",
     "report_to": "training.trackers",
 }
+PREFERENCE_OPTIONS = {
+    "beta": ("dpo", "ipo", "orpo", "simpo", "kto"),
+    "gamma": ("simpo",),
+    "desirable_weight": ("kto",),
+    "undesirable_weight": ("kto",),
+}
 Share = Annotated[float, Field(ge=0.0, lt=1.0)]
 
 
@@ -131,8 +137,8 @@ class AdapterSection(Section):
     """Modules that are trained and saved whole beside the addition."""
     new_tokens: tuple[str, ...] = ()
     """Tokens to add to the tokenizer; their embeddings are learned."""
-    quantization: Literal["none"] | Auto = "auto"
-    """Precision in which frozen weights are held."""
+    quantization: Literal["none", "nf4", "int8"] | Auto = "auto"
+    """Precision in which frozen weights are held; auto: nf4 for qlora and loftq, else none."""
 
     @model_validator(mode="after")
     def _options_belong_to_method(self) -> Self:
@@ -195,6 +201,10 @@ _NOT_HELD = ("quantization", "none")
 _SWITCHED_OFF = frozenset({"r", "alpha", "dropout", "target_modules"})
 
 
+def _wrong_value(key: str, text: str) -> NoReturn:
+    raise PydanticCustomError("adapter_option", "{text}", {"key": key, "text": text})
+
+
 def _wrong_option(key: str, message: str) -> NoReturn:
     raise PydanticCustomError("adapter_option", "{text}", {"key": f"adapter.{key}",
                               "text": f"adapter.{key} {message}"})  # fmt: skip
@@ -210,6 +220,20 @@ def _unknown_option(key: str, known: list[str]) -> NoReturn:
         hint = hint or f"known here: {', '.join(['method', *known])}"
     text = f"unknown key adapter.{key}; {hint}"
     raise PydanticCustomError("adapter_option", "{text}", {"key": f"adapter.{key}", "text": text})
+
+
+class PreferenceSection(Section):
+    """How answers are compared, for objectives that learn from better and worse ones."""
+
+    beta: Annotated[float, Field(gt=0)] | None = None
+    """dpo, ipo, kto: how strongly it is held to where it began (.1). orpo: weight of the comparison
+    (.1). simpo: scale of the margin (2)."""
+    gamma: Annotated[float, Field(ge=0)] | None = None
+    """simpo: by how much the better answer must win (1)."""
+    desirable_weight: Annotated[float, Field(ge=0)] | None = None
+    """kto: weight of liked answers (1)."""
+    undesirable_weight: Annotated[float, Field(ge=0)] | None = None
+    """kto: weight of disliked answers (1)."""
 
 
 class TrainingSection(Section):
@@ -450,8 +474,8 @@ class Recipe(Section):
 
     task: Literal["classify", "tag", "regress", "generate", "chat", "continue"] | None = None
     """What is learned; found from the data where it is clear."""
-    objective: Literal["supervised"] = "supervised"
-    """How it is learned."""
+    objective: Literal["supervised", "dpo", "ipo", "orpo", "simpo", "kto"] = "supervised"
+    """How it is learned: from answers, or from better and worse ones (chosen, rejected)."""
     provider: str = "here"
     """Who trains: here."""
     base_model: Annotated[str, Field(min_length=1)] = "embedded:minilm"
@@ -464,6 +488,7 @@ class Recipe(Section):
     """Run code that a model repository brings along. Leave it off."""
     data: DataSection = DataSection()
     adapter: AdapterSection = AdapterSection()
+    preference: PreferenceSection = PreferenceSection()
     training: TrainingSection = TrainingSection()
     evaluation: EvaluationSection = EvaluationSection()
     budget: BudgetSection = BudgetSection()
@@ -485,6 +510,23 @@ class Recipe(Section):
                 raise ValueError("base_model is an empty list; name at least one base")
             return {**values, "base_model": names[0], "candidates": names}
         return values
+
+    @model_validator(mode="after")
+    def _preference_fits_objective(self) -> Self:
+        for name, value in self.preference.model_dump().items():
+            takers = PREFERENCE_OPTIONS[name]
+            if value is not None and self.objective not in takers:
+                text = (
+                    f"preference.{name} is for objective {', '.join(takers)}; "
+                    f"here it is {self.objective}"
+                )
+                _wrong_value(f"preference.{name}", text)
+        if self.objective != "supervised" and self.task not in (None, "generate", "chat"):
+            text = f"objective {self.objective} compares written answers; task is {self.task}"
+            raise PydanticCustomError(
+                "adapter_option", "{text}", {"key": "objective", "text": text}
+            )
+        return self
 
     @field_validator("provider")
     @classmethod

@@ -29,6 +29,7 @@ RATE_OVER_LORA = {
 }  # fmt: skip
 """Learning rate over LoRA's, as the sweep behind docs/methods.md found them."""
 MOST_RATE = 5e-2
+PREFERENCE_RATE = 0.25
 PASSES_TIMES_ROOT = 600
 MAX_BATCH_TOKENS_CPU = 8192
 MAX_BATCH_TOKENS_CPU_DECODER = 2048
@@ -80,7 +81,11 @@ def fill_defaults(recipe: Recipe, facts: Facts) -> tuple[Recipe, tuple[Derived, 
         rank = settle("adapter.r", _rank(facts, method))
         if "alpha" in takes:
             settle("adapter.alpha", (2.0 * rank, "twice the rank"))
-    rate = settle("training.learning_rate", _learning_rate(facts, method))
+    choice = _learning_rate(facts, method)
+    if recipe.objective != "supervised":
+        slower = _two_digits(PREFERENCE_RATE * choice[0])
+        choice = (slower, f"{choice[1]}; a quarter of it where answers are compared")
+    rate = settle("training.learning_rate", choice)
     settle("training.head_learning_rate", _head_rate(facts, rate))
     batch_size = settle("training.batch_size", _batch_size(facts))
     num_epochs = settle("training.num_epochs", _num_epochs(facts))

@@ -35,6 +35,7 @@ from tunewright.evaluate.saved import read_predictions, save_predictions
 from tunewright.evaluate.score import score
 from tunewright.evaluate.verdict import judge
 from tunewright.journal import Journal, open_tracker
+from tunewright.learning import check_preferences, objective_of, with_references
 from tunewright.metrics.table import check_metrics, find_metric, lacks, metrics_for
 from tunewright.model.device import check_workers, device_name, resident_memory
 from tunewright.model.load import Base
@@ -53,7 +54,7 @@ from tunewright.records import (
 from tunewright.registry import VERSION
 from tunewright.report import read_report, write_report
 from tunewright.rivals import answer_with_rivals, check_rivals
-from tunewright.setup import Setup, make_setup, open_model
+from tunewright.setup import PREFERRED, Setup, make_setup, open_model
 from tunewright.store import (
     RunFolder,
     append_jsonl,
@@ -68,7 +69,6 @@ from tunewright.store import (
 from tunewright.tokenising import render_for_training
 from tunewright.train.head import start_head
 from tunewright.train.loop import Evaluation, Fitted, fit
-from tunewright.train.objectives import OBJECTIVES, Objective, with_penalty
 from tunewright.validation import make_evaluate
 from tunewright.worth import find_worth, is_filled, prices_of, worth_document
 
@@ -140,6 +140,7 @@ def _prepare(recipe: Recipe, folder: RunFolder, journal: Journal, resume: bool) 
         check_rivals(recipe)
         check_workers(recipe.training.num_workers)
         prepared = prepare_for_training(recipe, journal)
+        check_preferences(recipe, prepared)
         choose_metrics(recipe, prepared)  # a wrong name is told before a weight is loaded
         return make_setup(recipe, prepared, journal)
     except (UserError, Refusal):
@@ -160,6 +161,11 @@ def preview(recipe: Recipe, journal: Journal, *, rows: int = 3) -> list[Preview]
 def choose_metrics(recipe: Recipe, prepared: Prepared) -> tuple[str, ...]:
     """The recipe's metrics, or those of the task; the first decides."""
     layout, splits = prepared.layout, prepared.splits
+    if recipe.objective != "supervised":
+        wished = recipe.evaluation.metrics
+        if wished != "auto":
+            check_metrics(wished, "classify", PREFERRED)
+        return ("accuracy",) if wished == "auto" else tuple(wished)
     if recipe.evaluation.metrics == "auto":
         if prepared.metrics is not None:
             return prepared.metrics
@@ -212,6 +218,7 @@ def _train_model(setup: Setup, folder: RunFolder, journal: Journal, resume: bool
     made = render_for_training(setup.prepared, setup.rendering, journal)
     rows = setup.standardised(made)
     tuning = open_model(setup, journal, rows=rows)
+    rows = with_references(setup, tuning, rows, journal)
     _write_card(setup, rows, folder, journal)
     training = setup.recipe.training
     journal.trackers = [
@@ -229,7 +236,7 @@ def _train_model(setup: Setup, folder: RunFolder, journal: Journal, resume: bool
         rows,
         replace(tuning.plan, fitted_start=mixing),
         training,
-        objective=_objective(setup, tuning.base),
+        objective=objective_of(setup, tuning.base),
         evaluate=make_evaluate(setup, tuning.base, choose_metrics(setup.recipe, setup.prepared)),
         checkpoints=folder.checkpoints,
         log_step=partial(_log_step, folder, journal),
@@ -249,16 +256,9 @@ def _train_model(setup: Setup, folder: RunFolder, journal: Journal, resume: bool
     return replace(fitted, weights={})
 
 
-def _objective(setup: Setup, base: Base) -> Objective:
-    """What is minimised, with the penalty that the adapter's method brings along."""
-    objective = OBJECTIVES[setup.objective]
-    companion = base.companion
-    return objective if companion is None else with_penalty(objective, companion.penalty)
-
-
 def _free(base: Base) -> None:
     """Give back the memory of a model that is done with: the next one may need all of it."""
-    base.model.to("meta")
+    base.drop()
     gc.collect()  # the training state stands in cycles
     if base.device.type == "cuda":
         torch.cuda.empty_cache()
@@ -334,7 +334,7 @@ def _score(
     setup: Setup,
     journal: Journal,
 ) -> tuple[Result, ...]:
-    labels, seed = setup.prepared.layout.labels, setup.recipe.training.seed
+    labels, seed = setup.judged_labels, setup.recipe.training.seed
     results = []
     with journal.progress("scoring", len(predictions)) as advance:
         for done, (system, rows) in enumerate(predictions.items(), 1):
@@ -347,7 +347,7 @@ def _compare(
     predictions: Mapping[str, Sequence[Prediction]], metric: str, setup: Setup
 ) -> tuple[Comparison, ...]:
     """The tuned model against every other system, on the metric that decides."""
-    labels, seed = setup.prepared.layout.labels, setup.recipe.training.seed
+    labels, seed = setup.judged_labels, setup.recipe.training.seed
     chosen = find_metric(metric)
     others = [system for system in predictions if system != "tuned"]
     return tuple(
@@ -367,13 +367,13 @@ def _report(
     metrics: Sequence[str],
     seconds: float,
 ) -> Report:
-    splits, layout = setup.prepared.splits, setup.prepared.layout
+    splits = setup.prepared.splits
     details = {
         **make_details(
             predictions,
             train=splits.train,
-            layout_labels=layout.labels,
-            task=setup.task,
+            layout_labels=setup.judged_labels,
+            task=setup.judged_task,
             places={example.id: example.place for example in splits.test},
             temperature=(read_manifest(folder.model) or {}).get("temperature"),
         ),

@@ -114,7 +114,8 @@ def _tuples(plain: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _prepare_now(recipe: Recipe, journal: Journal) -> Prepared:
-    prepared = prepare(recipe.data, recipe.task, journal)
+    keep_bad = recipe.objective == "kto"
+    prepared = prepare(recipe.data, recipe.task, journal, keep_bad=keep_bad)
     return audit_before_training(prepared, recipe, journal)
 
 
@@ -139,8 +140,9 @@ def _entry(recipe: Recipe) -> Entry | None:
     except (errors.TunewrightError, OSError):
         return None  # whoever reads the rows will say what is wrong
     key = digest(
-        "prepared", _CODE, content, data.model_dump(mode="json"), recipe.task, recipe.training.seed
-    )
+        "prepared", _CODE, content, data.model_dump(mode="json"), recipe.task,
+        recipe.training.seed, recipe.objective == "kto",
+    )  # fmt: skip
     return Entry("rows", key)
 
 

@@ -21,9 +21,9 @@ from tunewright.evaluate.baselines import (
 )
 from tunewright.journal import Journal
 from tunewright.metrics.table import metrics_for
-from tunewright.model.load import add_tokens, load_base
+from tunewright.model.load import Base, add_tokens, load_base
 from tunewright.records import Example, Prediction
-from tunewright.setup import Setup, open_model
+from tunewright.setup import PREFERRED, Setup, open_model
 from tunewright.train.loop import fit
 from tunewright.train.objectives import OBJECTIVES
 
@@ -50,9 +50,12 @@ def answer_with_rivals(
         dtype=setup.dtype,
         revision=recipe.base_revision,
         trust_remote_code=recipe.trust_remote_code,
+        quantization=recipe.adapter.held_in,
         seed=recipe.training.seed,
     )
     add_tokens(base, recipe.adapter.new_tokens)
+    if setup.prefers:
+        return _preferred(setup, base, test)
     names = recipe.evaluation.baselines
     if names == "auto":
         has_columns = any(example.columns for example in setup.prepared.splits.train)
@@ -76,6 +79,24 @@ def answer_with_rivals(
             FROM_SCRATCH, partial(_from_scratch, setup, test, journal), journal
         )
     return answers
+
+
+def _preferred(setup: Setup, base: Base, test: Sequence[Example]) -> dict[str, list[Prediction]]:
+    """Whom the untuned base favours, and two rules that know nothing but length."""
+    asked = setup.asker(base).predict(test, system="base", split="test")
+    lengths = {e.id: len(str(e.output)) - len(e.rejected or "") for e in test}
+
+    def by_length(system: str, sign: int) -> list[Prediction]:
+        picks = [sign * lengths[p.id] > 0 for p in asked]
+        return [
+            replace(
+                p, system=system, prediction=PREFERRED[not right], confidence=None,
+                probabilities=None,
+            )
+            for p, right in zip(asked, picks, strict=True)
+        ]  # fmt: skip
+
+    return {"base": asked, "shorter": by_length("shorter", -1), "longer": by_length("longer", 1)}
 
 
 def _from_scratch(setup: Setup, test: Sequence[Example], journal: Journal) -> list[Prediction]:

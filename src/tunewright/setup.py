@@ -20,8 +20,9 @@ from tunewright.cost.shape import ModelShape, read_shape
 from tunewright.cost.time import forecast_seconds
 from tunewright.cost.work import count_totals, make_work
 from tunewright.data.layout import Layout
+from tunewright.data.preferences import render_training
 from tunewright.data.prepare import Prepared
-from tunewright.data.render import Rendering, Row, find_column_edges, render
+from tunewright.data.render import Rendering, Row, find_column_edges
 from tunewright.defaults import Facts, fill_defaults
 from tunewright.errors import DataError, ModelError, RecipeError, Refusal
 from tunewright.evaluate.predict import Asker, Scale
@@ -47,6 +48,7 @@ from tunewright.train.head import find_head
 from tunewright.train.loop import Plan
 from tunewright.train.optimize import Rates
 
+PREFERRED = ("chosen", "rejected")
 MEASURED_LENGTHS = 20_000
 """Rows whose length is measured for max_length; more would not change the answer."""
 UNWRITABLE_SHARE = 0.02
@@ -93,8 +95,25 @@ class Setup:
     @property
     def objective(self) -> str:
         """Name of what is minimised."""
+        if self.prefers:
+            return self.recipe.objective
         multi = self.task == "classify" and self.prepared.layout.multi_label
         return "classify_multi" if multi else self.task
+
+    @property
+    def prefers(self) -> bool:
+        """True where answers are compared: what is judged is which of two the model favours."""
+        return self.recipe.objective != "supervised"
+
+    @property
+    def judged_task(self) -> str:
+        """The task that predictions answer."""
+        return "classify" if self.prefers else self.task
+
+    @property
+    def judged_labels(self) -> tuple[str, ...]:
+        """What predictions choose from, where they choose."""
+        return PREFERRED if self.prefers else self.prepared.layout.labels
 
     @property
     def test(self) -> tuple[Example, ...]:
@@ -270,6 +289,7 @@ def _load(
         revision=recipe.base_revision,
         trust_remote_code=recipe.trust_remote_code,
         random_init=random_init,
+        quantization=recipe.adapter.held_in,
         seed=recipe.training.seed,
     )
     add_tokens(base, recipe.adapter.new_tokens)
@@ -292,6 +312,8 @@ def _rendering(recipe: Recipe, prepared: Prepared, base: Base, *, max_length: in
         column_edges=find_column_edges(prepared.splits.train)
         if prepared.layout.columns.numeric
         else (),
+        prefers={"supervised": None, "kto": "single"}.get(recipe.objective, "pairs"),  # type: ignore[arg-type]
+        prompt_loss=recipe.objective == "orpo",
     )
 
 
@@ -342,7 +364,7 @@ def _facts(
 ) -> Facts:
     examples = prepared.splits.train[:MEASURED_LENGTHS]
     task = prepared.layout.task
-    rows = render(examples, rendering)
+    rows = render_training(examples, rendering)
     if not any(row.target_weight > 0 for row in rows):
         raise DataError(
             f"{prepared.splits.train[0].place}: nothing to learn here or in any other row, for "
@@ -356,7 +378,10 @@ def _facts(
         num_parameters=base.num_parameters,
         hidden_size=int(config.hidden_size),
         num_rows=_count_rows(len(prepared.splits.train), len(examples), len(rows)),
-        lengths=[row.input_ids.size for row in rows],
+        lengths=[
+            max(row.input_ids.size, 0 if row.other is None else row.other.input_ids.size)
+            for row in rows
+        ],
         answer_lengths=answers,
         max_positions=longest_input(base) or 1 << 20,
         device=device.type,

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from tunewright import errors
 from tunewright.cache import Entry, digest, digest_source
+from tunewright.data.preferences import render_training
 from tunewright.data.prepare import Prepared
 from tunewright.data.render import Rendering, Row, render
 from tunewright.data.row_file import StoredRows, digest_rows, write_rows
@@ -36,6 +37,8 @@ def render_for_training(
 ) -> Sequence[Row]:
     """The training rows in tokens, in order. Raises DataError for one that cannot be rendered."""
     examples = prepared.splits.train
+    if rendering.prefers is not None:
+        return render_training(examples, rendering)
     name = _digest_tokenizer(rendering)
     if prepared.digest is None or name is None or len(examples) <= FEW_ROWS:
         return render(examples, rendering)

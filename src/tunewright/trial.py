@@ -19,14 +19,15 @@ from pathlib import Path
 import torch
 
 from tunewright.config import Recipe, with_values
+from tunewright.data.preferences import render_training
 from tunewright.data.prepare import Prepared
-from tunewright.data.render import render
 from tunewright.data.split import make_units
 from tunewright.decide.curves import Goal, Point
 from tunewright.errors import Refusal, RunError
 from tunewright.evaluate.predict import continue_text
 from tunewright.evaluate.score import score
 from tunewright.journal import Journal, silence
+from tunewright.learning import objective_of, with_references
 from tunewright.metrics.table import find_metric, metrics_for
 from tunewright.model.load import Base
 from tunewright.records import Example, Score, StepLog
@@ -34,7 +35,6 @@ from tunewright.setup import Setup, first_by_content, make_setup, open_model
 from tunewright.store import append_jsonl, read_jsonl
 from tunewright.train.head import start_head
 from tunewright.train.loop import Evaluation, Fitted, fit
-from tunewright.train.objectives import OBJECTIVES
 from tunewright.train.optimize import MasterAdamW
 from tunewright.train.step import MicroBatching, NonFiniteLossError, take_step
 from tunewright.validation import MOST_GENERATED, make_evaluate
@@ -246,7 +246,8 @@ def _train(
 ) -> tuple[Fitted, Base]:
     """Train, and leave the tuned weights in the base that comes back."""
     tuning = open_model(setup, silence())
-    rows = setup.standardised(render(setup.prepared.splits.train, setup.rendering))
+    rows = setup.standardised(render_training(setup.prepared.splits.train, setup.rendering))
+    rows = with_references(setup, tuning, rows, silence())
     training = setup.recipe.training
     fitted_head = training.head_init != "random" and start_head(
         tuning.base, rows, tuning.plan.pad_id
@@ -258,7 +259,7 @@ def _train(
         rows,
         replace(tuning.plan, fitted_start=mixing and looks),
         training,
-        objective=OBJECTIVES[setup.objective],
+        objective=objective_of(setup, tuning.base),
         evaluate=make_evaluate(setup, tuning.base, (metric,)) if looks else None,
         checkpoints=place,
         log_step=log_step,
@@ -321,7 +322,8 @@ def ramp_losses(
     """
     setup = _settle(recipe, prepared, silence(), False, 1.0)
     tuning = open_model(setup, silence())
-    rows = setup.standardised(render(setup.prepared.splits.train, setup.rendering))
+    rows = setup.standardised(render_training(setup.prepared.splits.train, setup.rendering))
+    rows = with_references(setup, tuning, rows, silence())
     plan, training = tuning.plan, setup.recipe.training
     if training.head_init != "random":
         start_head(tuning.base, rows, plan.pad_id)
@@ -335,7 +337,8 @@ def ramp_losses(
         batch = [rows[(step * size + i) % len(rows)] for i in range(size)]
         try:
             made = take_step(
-                tuning.base.model, batch, cutting, optimizer, OBJECTIVES[setup.objective],
+                tuning.base.model, batch, cutting, optimizer,
+                objective_of(setup, tuning.base),
                 rate_factor=factor, seed=training.seed + step, on_out_of_memory=lambda most: None,
                 label_smoothing=training.label_smoothing,
             )  # fmt: skip
@@ -350,7 +353,7 @@ def ramp_losses(
 
 def free(base: Base) -> None:
     """Give the memory of a model back: the next trial may need all of it."""
-    base.model.to("meta")
+    base.drop()
     gc.collect()
     if base.device.type == "cuda":
         torch.cuda.empty_cache()

@@ -26,9 +26,9 @@ def make_evaluate(setup: Setup, base: Base, metrics: Sequence[str]) -> Evaluate 
     examples = setup.prepared.splits.validation
     if not examples:
         return None
-    generative = setup.task in ("generate", "chat")
+    generative = setup.judged_task in ("generate", "chat")
     shown = first_by_content(examples, MOST_GENERATED) if generative else examples
-    labels = setup.prepared.layout.labels
+    labels = setup.judged_labels
     asker = setup.asker(base)
 
     def evaluate() -> tuple[float, float, Mapping[str, float]]:
@@ -47,7 +47,7 @@ def make_evaluate(setup: Setup, base: Base, metrics: Sequence[str]) -> Evaluate 
 
 def _loss(predictions: Sequence[Prediction], labels: Sequence[str], setup: Setup) -> float:
     """Mean loss in nats (squared error on the standardised scale for numbers)."""
-    if setup.task in ("generate", "chat", "continue"):
+    if setup.judged_task in ("generate", "chat", "continue"):
         nats = sum(p.nll_nats or 0.0 for p in predictions)
         return nats / max(1, sum(p.num_tokens or 0 for p in predictions))
     if setup.task == "regress":

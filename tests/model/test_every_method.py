@@ -26,7 +26,7 @@ from tunewright.train.objectives import OBJECTIVES, with_penalty
 from tunewright.train.optimize import Rates
 
 # What needs a quantised base has tests of its own.
-NAMES = [name for name, item in METHODS.items() if item.quantization == "none" and name != "eva"]
+NAMES = [n for n, item in METHODS.items() if item.quantization == "none" and n != "eva"]
 # A tiny random model: small ranks, rates at which sixteen steps show.
 SMALL = {
     "adalora": ({"r": 6}, {"final_r": 3}),

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -48,6 +48,11 @@ class Batch:
     target_weight_N: Tensor | None = None
     decoder_ids_BD: Tensor | None = None
     decoder_mask_BD: Tensor | None = None
+    answer_N: Tensor | None = None
+    """Of preferences: the number of the answer, 0 to 2B - 1, that each target belongs to; first
+    all answers, then all other ones. weight_B is of the B rows; target_weight_N is 0 or 1."""
+    reference_2B: Tensor | None = None
+    liked_B: Tensor | None = None
 
 
 def random_stream(seed: int, *key: int | str) -> np.random.Generator:
@@ -101,6 +106,8 @@ def make_batch(
     rows: Sequence[Row], *, pad_id: int, device: torch.device, packed: bool = False
 ) -> Batch:
     """Rows of one kind as tensors; `packed` joins all rows but an encoder-decoder's in one."""
+    if rows[0].other is not None:
+        return _preference_batch(rows, pad_id, device, packed)
     if rows[0].is_seq2seq:
         return _seq2seq_batch(rows, pad_id, device)
     if packed:
@@ -210,6 +217,30 @@ def _language_batch(rows: Sequence[Row], pad_id: int, device: torch.device) -> B
         weight_B=torch.tensor([row.weight for row in rows], dtype=torch.float32, device=device),
         num_tokens=sum(row.input_ids.size for row in rows),
     )
+
+
+def _preference_batch(
+    rows: Sequence[Row], pad_id: int, device: torch.device, packed: bool
+) -> Batch:
+    """Both answers of every row, the first ones before all other ones."""
+    others = [row.other for row in rows if row.other is not None]
+    flat = [replace(row, other=None, liked=None, weight=1.0) for row in rows] + others
+    batch = make_batch(flat, pad_id=pad_id, device=device, packed=packed)
+    counts = [
+        np.count_nonzero(r.target_weights if r.is_seq2seq else r.target_weights[1:])  # type: ignore[index,arg-type]
+        for r in flat
+    ]
+    answer = torch.from_numpy(np.repeat(np.arange(len(flat)), counts)).to(device)
+    references = [row.reference for row in rows]
+    reference = None
+    if all(len(pair) == 2 for pair in references):
+        both = [pair[0] for pair in references] + [pair[1] for pair in references]
+        reference = torch.tensor(both, dtype=torch.float32, device=device)
+    liked = None
+    if rows[0].liked is not None:
+        liked = torch.tensor([bool(row.liked) for row in rows], device=device)
+    weights = torch.tensor([row.weight for row in rows], dtype=torch.float32, device=device)
+    return replace(batch, answer_N=answer, reference_2B=reference, liked_B=liked, weight_B=weights)
 
 
 def _packed_batch(rows: Sequence[Row], device: torch.device) -> Batch:

@@ -69,10 +69,11 @@ def number_ids(examples: Iterable[Example]) -> list[Example]:
 
 
 def clean(
-    examples: Sequence[Example], task: str, source: str
+    examples: Sequence[Example], task: str, source: str, *, keep_bad: bool = False
 ) -> tuple[list[Example], list[Finding]]:
     """The usable examples in order, and findings about the rest.
 
+    keep_bad: answers that are marked as bad stay, for objectives that learn from them.
     Raises DataError where more than half of the rows lack their input or output, or none is left.
     """
     findings: list[Finding] = []
@@ -90,7 +91,7 @@ def clean(
         findings,
         "marked_bad",
         "marked as bad answers, left out of supervised training",
-        lambda e: e.output is None and e.rejected is not None and task != "continue",
+        lambda e: _is_bad(e) and task != "continue" and not keep_bad,
     )
     usable = len(kept)
     kept = _drop(kept, findings, "empty_input", "without any text", _is_empty)
@@ -101,7 +102,7 @@ def clean(
             findings,
             "missing_output",
             "without a label or answer",
-            lambda e: e.output is None,
+            lambda e: e.output is None and not _is_bad(e),
         )
         _check_missing(usable - len(kept), usable, "no label or answer", source, findings)
     if not kept:
@@ -251,6 +252,11 @@ def _without_overlaps(spans: list[Span]) -> list[Span]:
 
 def _tuple(value: object) -> tuple[object, ...]:
     return value if isinstance(value, tuple) else ()
+
+
+def _is_bad(example: Example) -> bool:
+    """An answer that was marked as bad, and no better one beside it."""
+    return example.output is None and example.rejected is not None
 
 
 def _is_empty(example: Example) -> bool:

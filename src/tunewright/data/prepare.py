@@ -45,9 +45,12 @@ class Prepared:
         return self.layout.task
 
 
-def prepare(data: DataSection, task: str | None, journal: Journal) -> Prepared:
+def prepare(
+    data: DataSection, task: str | None, journal: Journal, *, keep_bad: bool = False
+) -> Prepared:
     """Read, clean and split the data of a recipe; the same content gives the same splits.
 
+    keep_bad: training rows that hold nothing but an answer marked as bad stay.
     A source with splits of its own (folder, hub, embedded) provides validation and test where
     data.validation and data.test are left at their defaults.
     Raises DataError with place, value and remedy for whatever stands in the way.
@@ -57,7 +60,7 @@ def prepare(data: DataSection, task: str | None, journal: Journal) -> Prepared:
     rows = read_all(data.train, data, task, journal)
     layout = find_layout(rows, data, task)
     check_labels(layout, data.train)
-    examples, findings = _make_clean(rows, layout, data, data.train)
+    examples, findings = _make_clean(rows, layout, data, data.train, keep_bad=keep_bad)
     num_read = {"train": len(rows)}
     held: dict[str, list[Example]] = {}
     for side, source, split in _held_sources(data):
@@ -140,11 +143,16 @@ def _watched(
 
 
 def _make_clean(
-    rows: list[PlacedRow], layout: Layout, data: DataSection, source: str
+    rows: list[PlacedRow],
+    layout: Layout,
+    data: DataSection,
+    source: str,
+    *,
+    keep_bad: bool = False,
 ) -> tuple[list[Example], list[Finding]]:
     """Examples of the rows, which are used up: a million need not be held in both forms."""
     examples = number_ids(make_example(place, row, layout, data) for place, row in _used_up(rows))
-    return clean(examples, layout.task, source)
+    return clean(examples, layout.task, source, keep_bad=keep_bad)
 
 
 def _used_up(rows: list[PlacedRow]) -> Iterator[PlacedRow]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,11 +43,18 @@ class Row:
     target: int | float | NDArray[np.float32] | NDArray[np.int32] | None = None
     weight: float = 1.0
     lost_targets: int = 0
+    other: Row | None = None
+    """Of a preference: the worse answer; of a single liked or disliked one: a mismatched answer."""
+    liked: bool | None = None
+    """Of a single answer that was judged by itself."""
+    reference: tuple[float, ...] = ()
+    """Log-probability of the answer, then of the other one, before tuning."""
 
     @property
     def num_tokens(self) -> int:
         """Tokens that go through the model, the decoder's included."""
         extra = self.target.size if isinstance(self.target, np.ndarray) and self.is_seq2seq else 0
+        extra += 0 if self.other is None else self.other.num_tokens
         return int(self.input_ids.size + extra)
 
     @property
@@ -62,6 +69,8 @@ class Row:
     @property
     def target_weight(self) -> float:
         """What this row adds to the denominator of the loss."""
+        if self.other is not None or self.liked is not None:
+            return self.weight
         if self.target_weights is not None:
             # Nothing predicts the first token of a decoder's row.
             learned = self.target_weights if self.is_seq2seq else self.target_weights[1:]
@@ -87,6 +96,11 @@ class Rendering:
     seq2seq: bool = False
     native_template: bool = False
     column_edges: tuple[tuple[str, tuple[float, ...]], ...] = ()
+    prefers: Literal["pairs", "single"] | None = None
+    """Answers are compared (preferences.py): in pairs, or each judged by itself."""
+    prompt_loss: bool = False
+    """Of answers that are compared: the better one's prompt carries loss too, marked by half (ORPO
+    learns the whole text, and compares the answers)."""
 
 
 def render(examples: Sequence[Example], how: Rendering) -> list[Row]:

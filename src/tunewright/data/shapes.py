@@ -264,6 +264,8 @@ def _read_openai_preference(row: Row, place: str) -> Talk:
 
 
 def _read_unpaired(row: Row, place: str) -> Talk:
+    if "chosen" in row and "rejected" in row:  # pairs to judge by, beside single answers
+        return _read_preference(row, place)
     flag = row.get("kto_tag", row.get("label"))
     if not _is_flag(flag):
         raise DataError(f"{place}: {flag!r} where true (good) or false (bad) belongs")

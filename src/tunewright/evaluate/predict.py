@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tunewright.data.batch import Batch, batches_by_length, make_batch, model_inputs
+from tunewright.data.preferences import render_preferences
 from tunewright.data.render import (
     Rendering,
     Row,
@@ -62,8 +63,35 @@ class Asker:
         """Predictions for every example, in order."""
         if not examples:
             return []
-        answer = PREDICTORS[self.rendering.task]
+        answer = prefer if self.rendering.prefers else PREDICTORS[self.rendering.task]
         return answer(self, examples, system, split, advance or (lambda done: None))
+
+
+def prefer(
+    asker: Asker, examples: Sequence[Example], system: str, split: str, advance: Advance
+) -> list[Prediction]:
+    """Which of two answers each pair of log-probabilities favours: "chosen" or "rejected".
+
+    The mean over tokens is compared, which length does not sway, whatever the objective was. The
+    reference is always "chosen"; rows without a pair are left out.
+    """
+    pairs = [e for e in examples if e.output is not None and e.rejected is not None]
+    how = replace(asker.rendering, prefers="pairs")
+    rows = render_preferences(pairs, how)
+    flat = [replace(row, other=None) for row in rows] + [r.other for r in rows if r.other]
+    scores = score_rows(asker, flat, advance)
+    predictions = []
+    for number, example in enumerate(pairs):
+        (better, n), (worse, m) = scores[number], scores[len(pairs) + number]
+        margin = worse / max(1, m) - better / max(1, n)
+        share = float(1.0 / (1.0 + np.exp(-np.clip(margin, -60.0, 60.0))))
+        chosen = "chosen" if margin > 0 else "rejected"
+        asked = replace(example, output="chosen", references=())
+        sides = np.array([share, 1.0 - share])
+        predictions.append(
+            _prediction(asked, system, split, chosen, max(share, 1.0 - share), probabilities=sides)
+        )
+    return predictions
 
 
 def classify(

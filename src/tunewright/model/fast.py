@@ -14,10 +14,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import peft.tuners.lora
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from tunewright.model.peft_quietly import peft
 
 
 @dataclass(slots=True)

@@ -24,6 +24,12 @@ from tunewright.errors import ModelError, TunewrightError
 from tunewright.model import safety
 from tunewright.model.catalog import MANIFEST, ModelSource, resolve_model
 from tunewright.model.device import is_out_of_memory
+from tunewright.model.quantize import (
+    check_quantization,
+    count_parameters,
+    keep_one_layout,
+    load_options,
+)
 from tunewright.model.tokenizer import load_tokenizer
 
 Kind = Literal["encoder", "decoder", "encoder-decoder"]
@@ -74,6 +80,13 @@ class Base:
         """True where PEFT layers lie on the plain model."""
         return hasattr(self.model, "peft_config")
 
+    def drop(self) -> None:
+        """Give back the memory of the weights; nothing can be done with the base afterwards."""
+        if self.quantization == "none":
+            self.model.to("meta")
+        else:  # packed weights do not move there
+            self.model = torch.nn.Identity()
+
     @property
     def plain(self) -> Any:
         """The transformers model itself; adapter layers, if any, live inside it."""
@@ -94,6 +107,7 @@ def load_base(
     trust_remote_code: bool = False,
     random_init: bool = False,
     attn: str = "sdpa",
+    quantization: str = "none",
     seed: int = 17,
 ) -> Base:
     """Load a base model with the head that the task needs, in eval mode.
@@ -106,7 +120,7 @@ def load_base(
     return load_source(
         source, task=task, labels=labels, multi_label=multi_label, device=device, dtype=dtype,
         dropout=dropout, trust_remote_code=trust_remote_code, random_init=random_init, attn=attn,
-        seed=seed,
+        quantization=quantization, seed=seed,
     )  # fmt: skip
 
 
@@ -122,6 +136,7 @@ def load_source(
     trust_remote_code: bool = False,
     random_init: bool = False,
     attn: str = "sdpa",
+    quantization: str = "none",
     seed: int = 17,
     merge: bool = True,
 ) -> Base:
@@ -130,6 +145,10 @@ def load_source(
     merge: fold an adapter source into its base; off: leave it to weights.load_tuned.
     """
     ground = source.base or source
+    quantization = "none" if random_init else quantization
+    device = torch.device(device)
+    check_quantization(quantization, device)
+    more = load_options(quantization, device, dtype)
     with quiet(), _kept_default_dtype():
         config = _read_config(ground, trust_remote_code)
         kind = find_kind(config)
@@ -146,7 +165,9 @@ def load_source(
             model = _from_scratch(auto, config, dtype, attn, seed, trust_remote_code)
             missing: tuple[str, ...] = ()
         else:
-            model, missing = _from_weights(auto, ground, config, dtype, attn, trust_remote_code)
+            model, missing = _from_weights(
+                auto, ground, config, dtype, attn, trust_remote_code, more
+            )
             _check_missing(ground, model, missing, task)
             if task in ("classify", "tag") and own_labels != tuple(config.id2label.values()):
                 missing = tuple(sorted({*missing, *_label_sized(model, config.num_labels)}))
@@ -156,7 +177,8 @@ def load_source(
             _grow_embeddings(model, len(tokenizer))
         if source.is_adapter and merge and not random_init:
             model, missing = _merge_adapter(model, source, tuple(labels), missing)
-        model = model.to(device).eval()
+        model = model.eval() if more else model.to(device).eval()
+        keep_one_layout(model)
     return Base(
         model=model,
         tokenizer=tokenizer,
@@ -166,11 +188,12 @@ def load_source(
         multi_label=multi_label,
         reference=source.reference,
         source=source,
-        num_parameters=sum(p.numel() for p in model.parameters()),
+        num_parameters=count_parameters(model),
         device=torch.device(device),
         dtype=dtype,
         fresh=missing,
         default_template=default_template,
+        quantization=quantization,
     )
 
 
@@ -350,7 +373,13 @@ def _from_scratch(
 
 
 def _from_weights(
-    auto: Any, source: ModelSource, config: Any, dtype: torch.dtype, attn: str, trust: bool
+    auto: Any,
+    source: ModelSource,
+    config: Any,
+    dtype: torch.dtype,
+    attn: str,
+    trust: bool,
+    more: Mapping[str, Any],
 ) -> tuple[Any, tuple[str, ...]]:
     """(model, names of parameters that the files lack or hold in another size)."""
 
@@ -358,7 +387,7 @@ def _from_weights(
         return auto.from_pretrained(
             source.path, config=config, dtype=dtype, attn_implementation=kind,
             use_safetensors=True, local_files_only=True, output_loading_info=True,
-            ignore_mismatched_sizes=True, trust_remote_code=trust,
+            ignore_mismatched_sizes=True, trust_remote_code=trust, **more,
         )  # fmt: skip
 
     try:

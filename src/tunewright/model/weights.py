@@ -27,6 +27,7 @@ from tunewright.model.catalog import MANIFEST, ModelSource, resolve_model
 from tunewright.model.device import is_out_of_memory
 from tunewright.model.load import Base, load_source, quiet
 from tunewright.model.peft_quietly import peft
+from tunewright.model.quantize import is_packed, without_packing
 from tunewright.store import naming_disk_errors, sync_folder, write_json
 
 FORMAT = 1
@@ -81,9 +82,12 @@ def load_tuned(
     base = load_source(
         source, task=known["task"], labels=known["labels"], multi_label=known["multi_label"],
         device=device, dtype=dtype, attn=attn, trust_remote_code=trust_remote_code, merge=False,
+        quantization=str(known.get("quantization", "none")) if source.is_adapter else "none",
     )  # fmt: skip
     if source.is_adapter:
-        base.model = _put_adapter(base.model, source).to(device).eval()
+        base.model = _put_adapter(base.model, source).eval()
+        if base.quantization == "none":
+            base.model = base.model.to(device)
         method = known.get("method")
         base.adapter, base.fresh = method if method in METHODS else "lora", ()
         if is_prompt(base.model):
@@ -108,7 +112,7 @@ def merged_state(
     Computed in float32 and rounded once to the weight's own dtype; the model is not changed.
     Raises ModelError for methods that no plain weights can stand for.
     """
-    full = _full_state(model, state or {})
+    full = without_packing(_full_state(model, state or {}), model)
     if is_prompt(model):
         raise ModelError(
             "merge: vectors before the input cannot be folded into weights; keep the adapter, or "
@@ -138,6 +142,11 @@ def _is_plain_lora(model: Any) -> bool:
     """W + scale B A on linear layers, and nothing else."""
     config = model.peft_config["default"]
     if config.peft_type != peft.PeftType.LORA or config.use_dora:
+        packed = any(is_packed(module) for module in model.modules())
+        if packed:
+            raise ModelError(
+                "merge: DoRA on a quantised base cannot be folded in; merge needs lora there"
+            )
         return False
     return not config.trainable_token_indices
 
@@ -239,6 +248,7 @@ def _manifest(base: Base, folder: Path, method: str, extra: Mapping[str, Any]) -
         "labels": list(base.labels),
         "multi_label": base.multi_label,
         "method": method,
+        "quantization": base.quantization,
         "weights_sha256": safety.weights_sha256(safety.find_weights(folder)),
         "base": {
             "reference": source.reference,

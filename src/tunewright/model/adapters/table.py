@@ -32,6 +32,7 @@ from tunewright.model.adapters.vectors import ia3, ln_tuning, vera
 from tunewright.model.adapters.whole import freeze, full
 from tunewright.model.load import Base
 from tunewright.model.peft_quietly import peft
+from tunewright.model.quantize import start_from_error
 
 
 def attach(
@@ -73,6 +74,9 @@ def attach(
         done.fast_names = fast_names(done, how)
         done.rate_ratio = chosen.b_rate_ratio
         done.first_state = first_state(built) if chosen.init == "pissa" else {}
+        if chosen.init == "loftq":
+            ground = base.source.base or base.source
+            start_from_error(built, ground.weights, base.plain.base_model_prefix)
     if isinstance(chosen, AdaLora):
         done.companion = AdaLoraAllocator(built, chosen)
     return done
@@ -128,11 +132,13 @@ ADAPTERS: dict[str, Callable[[Base, How], Any]] = {
     "full": full,
     "freeze": freeze,
     "lora": lora,
+    "qlora": lora,
     "dora": lora,
     "rslora": lora,
     "lora_plus": lora,
     "pissa": lora,
     "eva": lora,
+    "loftq": lora,
     "adalora": adalora,
     "vera": vera,
     "oft": oft,

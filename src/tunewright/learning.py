@@ -1,0 +1,75 @@
+"""What a run minimises, settled from recipe and model; and whether its rows can teach it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+from tunewright.config import Recipe
+from tunewright.data.prepare import Prepared
+from tunewright.data.render import Row
+from tunewright.errors import DataError
+from tunewright.journal import Journal
+from tunewright.model.load import Base
+from tunewright.records import Example
+from tunewright.setup import Setup, Tuning
+from tunewright.train.objectives import OBJECTIVES, Objective, with_penalty
+from tunewright.train.preferences import NEED_REFERENCE, add_references, make_preference
+
+
+def objective_of(setup: Setup, base: Base) -> Objective:
+    """The objective with its options, and the penalty that the adapter's method brings along."""
+    if setup.prefers:
+        chosen = setup.recipe.preference.model_dump(exclude_none=True)
+        objective = make_preference(setup.objective, chosen)
+    else:
+        objective = OBJECTIVES[setup.objective]
+    companion = base.companion
+    return objective if companion is None else with_penalty(objective, companion.penalty)
+
+
+def with_references(
+    setup: Setup, tuning: Tuning, rows: Sequence[Row], journal: Journal
+) -> Sequence[Row]:
+    """Rows with what the model thinks of their answers before tuning, where that is needed.
+
+    The model is as it was when training began, in a resumed run too.
+    """
+    if setup.objective not in NEED_REFERENCE:
+        return rows
+    with journal.progress("log-probabilities before tuning", 1.0) as advance:
+        return add_references(
+            tuning.base.model, rows, tuning.plan.pad_id, setup.device, partial(_tell, advance)
+        )
+
+
+def _tell(advance: object, share: float) -> None:
+    assert callable(advance)
+    advance(share, "")
+
+
+def check_preferences(recipe: Recipe, prepared: Prepared) -> None:
+    """Raise DataError where the rows hold no better and worse answers to learn from or judge by."""
+    if recipe.objective == "supervised":
+        return
+    splits = prepared.splits
+    if recipe.objective != "kto" and not any(map(_is_pair, splits.train)):
+        raise DataError(
+            f"{recipe.data.train}: objective {recipe.objective} learns from pairs, and no row has "
+            "chosen and rejected; give such rows, or objective: kto for single answers"
+        )
+    for name, part in (("validation", splits.validation), ("test", splits.test)):
+        if part and not any(map(_is_pair, part)):
+            raise DataError(
+                f"data.{name}: no row has a better and a worse answer, so nothing can be judged; "
+                "give a file of pairs (prompt, chosen, rejected), or set it to 0"
+            )
+
+
+def _is_pair(example: Example) -> bool:
+    return example.output is not None and example.rejected is not None
+
+
+def pairs_of(examples: Sequence[Example]) -> tuple[Example, ...]:
+    """Those that hold a better and a worse answer."""
+    return tuple(filter(_is_pair, examples))
