@@ -74,7 +74,8 @@ def goal_of(metric: str) -> Goal:
     low, high = found.range
     if found.higher_is_better:
         return Goal(metric, 1.0 if high is None else high, True)
-    return Goal(metric, 0.0 if low is None else low, False)
+    smooth = found.needs == "nll" and metric != "perplexity"
+    return Goal(metric, 0.0 if low is None else low, False, smooth)
 
 
 def nested_order(examples: Sequence[Example], seed: int) -> list[Example]:

@@ -27,18 +27,35 @@ FLOORS = np.linspace(0.0, 0.95, 20)
 """Asymptotes that the three-parameter form tries, as shares of the smallest loss seen."""
 PER_DOUBLING = 0.035
 """Standard deviation of the log loss that a forecast gains with each doubling it reaches beyond the
-last pilot; calibrated on measured curves (bench/curve_bands.py)."""
+last pilot, for scores that count rows."""
 TRAINING_NOISE = 0.03
 """Standard deviation of the log loss between two trainings that differ in their seed alone."""
+SMOOTH_PER_DOUBLING, SMOOTH_NOISE = 0.013, 0.006
+"""The same for losses per token or byte, which hardly differ between seeds: with them 90 % bands
+hold about nine in ten of 90 published curves (bench/choose_replay.py)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Goal:
-    """A metric as a curve sees it: its name, its best value, and which way is better."""
+    """A metric as a curve sees it: its name, its best value, and which way is better.
+
+    smooth: a mean over so many tokens that two trainings hardly differ.
+    """
 
     metric: str
     best: float
     higher_is_better: bool
+    smooth: bool = False
+
+    @property
+    def noise(self) -> float:
+        """Standard deviation of the log loss between seeds."""
+        return SMOOTH_NOISE if self.smooth else TRAINING_NOISE
+
+    @property
+    def per_doubling(self) -> float:
+        """Standard deviation of the log loss per doubling beyond the last pilot."""
+        return SMOOTH_PER_DOUBLING if self.smooth else PER_DOUBLING
 
     def loss(self, value: Floats | float) -> Floats:
         """Distance to the best value, 0 or more."""
@@ -140,7 +157,7 @@ def is_monotone(points: Sequence[Point], goal: Goal) -> bool:
     for smaller, larger in itertools.pairwise(ordered):
         noise = math.hypot(
             smaller.deviation, larger.deviation,
-            TRAINING_NOISE * math.sqrt(2) * float(goal.loss(smaller.value)),
+            goal.noise * math.sqrt(2) * float(goal.loss(smaller.value)),
         )  # fmt: skip
         if goal.gain(larger.value, smaller.value) < -1.645 * noise - 1e-12:
             return False
@@ -163,11 +180,11 @@ def draw_losses(
     deviations_P = np.array([point.deviation for point in ordered])
     smallest = max(1e-6, 0.25 * float(deviations_P.max(initial=0.0)), 1e-3 * float(known_P.max()))
     noisy_RP = known_P + dice.standard_normal((resamples, len(sizes))) * deviations_P
-    noisy_RP *= np.exp(TRAINING_NOISE * dice.standard_normal((resamples, len(sizes))))
+    noisy_RP *= np.exp(goal.noise * dice.standard_normal((resamples, len(sizes))))
     noisy_RP = np.maximum(noisy_RP, smallest)
     drawn_R = extrapolate(sizes, noisy_RP, at, weight=dice.random(resamples))
     reach = max(0.0, math.log2(at / sizes[-1]))
-    spread = PER_DOUBLING * reach
+    spread = goal.per_doubling * reach
     return np.asarray(drawn_R * np.exp(spread * dice.standard_normal(resamples)))
 
 
