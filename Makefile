@@ -3,6 +3,7 @@
 # Needs Python 3.11 or newer, make, and a C compiler for the odd package without a wheel.
 # PYTHON=...   the interpreter that builds the environment (default: the first that is new enough)
 # VENV=...     where the environment lies (default .venv; one that exists is used, not rebuilt)
+# PEERS=...    where the environment of the peers lies, for `make bench` (default .peers)
 # BROWSER=no   do not install Chromium for the browser tests, even as root
 # ARGS=...     passed on: `make run ARGS=--json`, `make test ARGS=tests/cli`
 
@@ -12,6 +13,7 @@ NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 PYTHON ?= $(firstword $(foreach name,$(CANDIDATES),$(shell \
 	$(name) -c '$(NEW_ENOUGH)' 2>/dev/null && echo $(name))))
 VENV ?= .venv
+PEERS ?= .peers
 BIN := $(VENV)/bin
 JOBS ?= 2
 ARGS ?=
@@ -46,12 +48,18 @@ check: $(DEV_READY) ## formatting, lint and types
 bars: $(RUN_READY) ## every bar in bench/results: figure, goal, pass or short
 	@$(BIN)/python bench/bars.py $(ARGS)
 
-bench: $(DEV_READY) ## run the benchmarks anew (hours); see bench/README.md
+bench: $(DEV_READY) $(PEERS)/.ready ## run the benchmarks anew (hours); see bench/README.md
 	@for script in bench/*.py; do \
 		case "$$script" in bench/bars.py|bench/record.py|bench/shapes.py) continue;; esac; \
 		echo "== $$script"; $(BIN)/python "$$script" $(ARGS) || exit 1; \
 	done
 	@$(BIN)/python bench/bars.py
+
+# The tools that we are measured against, pinned, in an environment of their own.
+$(PEERS)/.ready: bench/peers.txt | $(BIN)/python
+	$(BIN)/python -m venv $(PEERS)
+	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check -r $<
+	@touch $@
 
 # Browser tests draw the report in a real Chromium. Without one they skip and say so.
 browser:
@@ -68,7 +76,7 @@ browser:
 	else echo "no Chromium on this machine; the browser tests will skip"; fi
 
 clean: ## remove what was built (never runs/)
-	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis src/*.egg-info
+	rm -rf $(VENV) $(PEERS) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis src/*.egg-info
 	find src tests bench -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(BIN)/python:

@@ -57,7 +57,7 @@ def own_run(model: str, rows_file: str, settings_file: str) -> None:
     from tunewright.config import TrainingSection
     from tunewright.data.render import Row
     from tunewright.journal import silence
-    from tunewright.model.adapters import attach, trainable_parameters
+    from tunewright.model.adapters.table import attach, trainable_parameters
     from tunewright.model.device import keep_freed_memory, peak_memory
     from tunewright.model.load import load_base
     from tunewright.model.speed import make_fast
@@ -259,7 +259,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("shapes", nargs="*", default=["15m", "135m"])
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--rows", type=int, default=72)
+    parser.add_argument("--rows", type=int, default=32)
     parser.add_argument("--lengths", default="mixed")
     parser.add_argument("--systems", default="")
     options = parser.parse_args()

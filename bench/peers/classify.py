@@ -1,8 +1,9 @@
 """One run of Hugging Face's Trainer on pre-tokenised rows with labels: one JSON line.
 
-python classify.py MODEL_FOLDER FOLDER: FOLDER/train.jsonl and, for the accuracy, FOLDER/test.jsonl
-hold {"input_ids", "label"}; FOLDER/settings.json {"variant", "batch_size", "learning_rate",
-"num_epochs", "steps", "seed"}. The first five steps are not timed.
+python classify.py MODEL_FOLDER FOLDER: FOLDER holds train.jsonl and, for whole runs, few.jsonl and
+test.jsonl with {"input_ids", "label"}; settings.json with {"variant", "batch_size",
+"learning_rate", "num_epochs", "steps", "warmup_ratio", "weight_decay", "seed"}. The first five
+steps are not timed.
 """
 
 # ruff: noqa: E402, SIM115
@@ -20,7 +21,6 @@ from pathlib import Path
 warnings.filterwarnings("ignore")
 
 import datasets
-import numpy as np
 import torch
 import transformers
 
@@ -55,7 +55,8 @@ def main() -> None:
     model_folder, folder = sys.argv[1], Path(sys.argv[2])
     settings = json.loads((folder / "settings.json").read_text())
     imported, began = status("VmRSS"), time.perf_counter()
-    rows = [json.loads(line) for line in (folder / "train.jsonl").read_text().splitlines()]
+    name = "train.jsonl" if settings["steps"] else "few.jsonl"
+    rows = [json.loads(line) for line in (folder / name).read_text().splitlines()]
     tokenizer = transformers.AutoTokenizer.from_pretrained(model_folder)
     model = transformers.AutoModelForSequenceClassification.from_pretrained(
         model_folder, dtype=torch.float32
@@ -76,17 +77,17 @@ def main() -> None:
             callbacks=[watch],
         )  # fmt: skip
         trainer.train()
-        accuracy = None
+        predicted = None
         if (folder / "test.jsonl").exists() and not settings["steps"]:
             test = [json.loads(x) for x in (folder / "test.jsonl").read_text().splitlines()]
-            found = trainer.predict(datasets.Dataset.from_list(test)).predictions.argmax(-1)
-            accuracy = float(np.mean(found == [row["label"] for row in test]))
+            logits = trainer.predict(datasets.Dataset.from_list(test)).predictions
+            predicted = logits.argmax(-1).tolist()
     steps = len(watch.ends) - WARM_UP
     seconds = watch.ends[-1] - watch.ends[WARM_UP - 1]
     print(json.dumps({
         "rows_per_s": steps * settings["batch_size"] / seconds, "seconds": seconds, "steps": steps,
         "waited_share": waited_share(time.perf_counter() - began),
-        "memory_bytes": status("VmHWM") - imported, "accuracy": accuracy,
+        "memory_bytes": status("VmHWM") - imported, "predicted": predicted,
         "versions": {m.__name__: m.__version__ for m in (transformers, torch)},
     }))  # fmt: skip
 

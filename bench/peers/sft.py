@@ -85,6 +85,7 @@ def main() -> None:
         "learning_rate": settings["learning_rate"],
         "max_length": settings["max_length"],
         **VARIANTS[settings["variant"]],
+        **settings.get("more", {}),
     }
     if options.get("packing"):  # a pack takes the place of several rows
         mean = sum(len(row["input_ids"]) for row in rows) / len(rows)
@@ -95,7 +96,7 @@ def main() -> None:
         config = trl.SFTConfig(
             output_dir=folder, num_train_epochs=1, logging_steps=1, save_strategy="no",
             report_to="none", use_cpu=True, seed=settings["seed"], completion_only_loss=True,
-            disable_tqdm=True, lr_scheduler_type=settings.get("schedule", "linear"), **options,
+            disable_tqdm=True, **options,
         )  # fmt: skip
         watch = Watch()
         trainer = trl.SFTTrainer(

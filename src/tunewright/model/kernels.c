@@ -286,29 +286,33 @@ INLINE void interleave(const float *first, const float *second, i64 n, uint32_t 
 
 #define BLOCK 32
 
-/* Rows start at starts_R1[r]; q_NAD with A heads, k and v_NGD with G; A / G query heads share one of k.
+/* Returns 1 where memory ran out, and then the results are not to be used.
+ * Rows start at starts_R1[r]; q_NAD with A heads, k and v_NGD with G; A / G query heads share one of k.
  * o_NAD; lse_NA is the log of the sum of exponentials, for the backward pass. */
-void attention(const bf16 *q, const bf16 *k, const bf16 *v, const i64 *starts, i64 R, i64 A, i64 G, i64 D,
+int attention(const bf16 *q, const bf16 *k, const bf16 *v, const i64 *starts, i64 R, i64 A, i64 G, i64 D,
                float scale, int causal, float dropout, i64 seed, bf16 *o, float *lse, int threads) {
     uint32_t drop = threshold(dropout);
     i64 longest = 0, share = A / G, qs = A * D, ks = G * D;
     for (i64 r = 0; r < R; r++) if (starts[r + 1] - starts[r] > longest) longest = starts[r + 1] - starts[r];
-    i64 most = (longest + 31) / 32 * 32;
-#pragma omp parallel num_threads(threads)
+    i64 most = (longest + 15) / 16 * 16;
+    int failed = 0;
+#pragma omp parallel num_threads(threads) reduction(| : failed)
     {
         uint32_t *kp = aligned_alloc(64, most * D * 2), *vp = aligned_alloc(64, most * D * 2);
         float *s = aligned_alloc(64, BLOCK * most * 4), *out = aligned_alloc(64, BLOCK * D * 4);
         bf16 *p = aligned_alloc(64, BLOCK * most * 2);
+        failed = !(kp && vp && s && out && p);
 #pragma omp for schedule(dynamic)
         for (i64 task = 0; task < R * G; task++) {
+            if (failed) continue;
             i64 r = R - 1 - task / G, g = task % G, first = starts[r], T = starts[r + 1] - first;
-            i64 Tp = (T + 31) / 32 * 32;
+            i64 Tp = (T + 15) / 16 * 16;
             pack_across(k + first * ks + g * D, ks, T, Tp, D, kp);
             pack_down(v + first * ks + g * D, ks, T, Tp, D, vp);
             for (i64 a = g * share; a < (g + 1) * share; a++)
                 for (i64 at = 0; at < T; at += BLOCK) {
                     i64 M = T - at < BLOCK ? T - at : BLOCK, seen = causal ? at + M : T;
-                    i64 wide = (seen + 31) / 32 * 32;
+                    i64 wide = (seen + 15) / 16 * 16;
                     const bf16 *qa = q + (first + at) * qs + a * D;
                     product(M, wide, D / 2, (const uint32_t *)qa, qs / 2, 1, kp, Tp, s, wide, 0);
                     for (i64 i = 0; i < M; i++) {
@@ -343,18 +347,20 @@ void attention(const bf16 *q, const bf16 *k, const bf16 *v, const i64 *starts, i
         }
         free(kp), free(vp), free(s), free(out), free(p);
     }
+    return failed;
 }
 
-/* Gradients of attention. dq, dk, dv have the shapes of q, k, v. */
-void attention_backward(const bf16 *dout, const bf16 *q, const bf16 *k, const bf16 *v, const bf16 *o,
+/* Gradients of attention; returns as attention does. dq, dk, dv have the shapes of q, k, v. */
+int attention_backward(const bf16 *dout, const bf16 *q, const bf16 *k, const bf16 *v, const bf16 *o,
                         const float *lse, const i64 *starts, i64 R, i64 A, i64 G, i64 D, float scale,
                         int causal, float dropout, i64 seed, bf16 *dq, bf16 *dk, bf16 *dv, int threads) {
     uint32_t drop = threshold(dropout);
     __m512 grow = _mm512_set1_ps(1.0f / (1.0f - dropout));
     i64 longest = 0, share = A / G, qs = A * D, ks = G * D;
     for (i64 r = 0; r < R; r++) if (starts[r + 1] - starts[r] > longest) longest = starts[r + 1] - starts[r];
-    i64 most = (longest + 31) / 32 * 32;
-#pragma omp parallel num_threads(threads)
+    i64 most = (longest + 15) / 16 * 16;
+    int failed = 0;
+#pragma omp parallel num_threads(threads) reduction(| : failed)
     {
         uint32_t *ka = aligned_alloc(64, most * D * 2), *kd = aligned_alloc(64, most * D * 2);
         uint32_t *va = aligned_alloc(64, most * D * 2);
@@ -364,10 +370,12 @@ void attention_backward(const bf16 *dout, const bf16 *q, const bf16 *k, const bf
         bf16 *ds = aligned_alloc(64, BLOCK * most * 2);
         float *sumk = aligned_alloc(64, most * D * 4), *sumv = aligned_alloc(64, most * D * 4);
         float *out = aligned_alloc(64, BLOCK * D * 4);
+        failed = !(ka && kd && va && qd && od && s && t && pairs && ds && sumk && sumv && out);
 #pragma omp for schedule(dynamic)
         for (i64 task = 0; task < R * G; task++) {
+            if (failed) continue;
             i64 r = R - 1 - task / G, g = task % G, first = starts[r], T = starts[r + 1] - first;
-            i64 Tp = (T + 31) / 32 * 32;
+            i64 Tp = (T + 15) / 16 * 16;
             pack_across(k + first * ks + g * D, ks, T, Tp, D, ka);
             pack_down(k + first * ks + g * D, ks, T, Tp, D, kd);
             pack_across(v + first * ks + g * D, ks, T, Tp, D, va);
@@ -375,7 +383,7 @@ void attention_backward(const bf16 *dout, const bf16 *q, const bf16 *k, const bf
             for (i64 a = g * share; a < (g + 1) * share; a++)
                 for (i64 at = 0; at < T; at += BLOCK) {
                     i64 M = T - at < BLOCK ? T - at : BLOCK, seen = causal ? at + M : T;
-                    i64 wide = (seen + 31) / 32 * 32, even = (M + 1) / 2 * 2;
+                    i64 wide = (seen + 15) / 16 * 16, even = (M + 1) / 2 * 2;
                     const bf16 *qa = q + (first + at) * qs + a * D, *da = dout + (first + at) * qs + a * D;
                     product(M, wide, D / 2, (const uint32_t *)qa, qs / 2, 1, ka, Tp, s, wide, 0);
                     product(M, wide, D / 2, (const uint32_t *)da, qs / 2, 1, va, Tp, t, wide, 0);
@@ -431,6 +439,7 @@ void attention_backward(const bf16 *dout, const bf16 *q, const bf16 *k, const bf
         free(ka), free(kd), free(va), free(qd), free(od), free(s), free(t);
         free(pairs), free(ds), free(sumk), free(sumv), free(out);
     }
+    return failed;
 }
 
 /* ---- encoders of BERT's shape, all of whose weights learn ---- */

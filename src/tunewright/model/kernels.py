@@ -111,7 +111,10 @@ def _call(name: str, *values: Any) -> None:
         else _FLOAT(v)
         for v in values
     ]
-    getattr(library, name)(*arguments, _INT(torch.get_num_threads()))
+    function = getattr(library, name)
+    function.restype = _INT if name.startswith("attention") else None
+    if function(*arguments, _INT(torch.get_num_threads())):
+        raise MemoryError(f"{name}: no memory for its tables")
 
 
 def rms_norm(x_NH: Tensor, weight_H: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
