@@ -42,8 +42,8 @@ for _name in (  # whatever a run imports on its way is a library, and no memory 
 ):
     importlib.import_module(_name)
 
-STEPS, BATCHES = 6, 18
-"""Steps of a probe, and of the run whose time it foretells."""
+STEPS, PROBED = 12, 5
+"""Steps of a run after whose first PROBED (the very first left out) the rest is foretold."""
 HARDWARE = "2 shared cores of an AMD EPYC with AVX512-BF16, one thread"
 # name: (hidden, intermediate, layers, heads, key-value heads, vocabulary)
 SHAPES = {
@@ -145,10 +145,10 @@ def make_model(name: str, folder: Path) -> Path:
 
 
 def make_rows(case: Case, path: Path) -> None:
-    """Rows whose lengths vary by half around the middle, in one pass of BATCHES batches."""
+    """Rows whose lengths vary by half around the middle, in one pass of STEPS batches."""
     rng = random.Random(case.name)
     rows = []
-    for number in range(BATCHES * case.batch):
+    for number in range(STEPS * case.batch):
         size = round(case.words * rng.uniform(0.5, 1.5))
         text = " ".join(rng.choice(("a", "b", "c", "d", "e", "f")) for _ in range(size))
         if case.shape == "minilm":
@@ -194,12 +194,12 @@ def recipe_of(case: Case, folder: Path):
     )
 
 
-def play(case: Case, folder: Path, steps: int) -> dict:
+def play(case: Case, folder: Path) -> dict:
     """Forecast and measure one case in this process."""
-    return asdict(probing.measure(recipe_of(case, folder), Journal(), steps=steps))
+    return asdict(probing.measure(recipe_of(case, folder), Journal(), steps=STEPS))
 
 
-def play_all(cases, *, timed: bool) -> list[dict]:
+def play_all(cases) -> list[dict]:
     rows = []
     with tempfile.TemporaryDirectory(prefix="plan-memory-") as place:
         folder = Path(place)
@@ -208,9 +208,7 @@ def play_all(cases, *, timed: bool) -> list[dict]:
         for case in cases:
             make_rows(case, folder / f"{case.name}.jsonl")
             before = os.times().children_user + os.times().children_system
-            found = in_child(lambda case=case: play(case, folder, STEPS))
-            if timed and found is not None:
-                found["run"] = in_child(lambda case=case: play(case, folder, BATCHES))
+            found = in_child(lambda case=case: play(case, folder))
             took = os.times().children_user + os.times().children_system - before
             if found is None:
                 print(case.name, "FAILED", flush=True)
@@ -238,7 +236,7 @@ def main() -> None:
         return
     first, _, last = options.part.partition(":")
     cases = (CALIBRATION if options.calibration else TEST)[int(first or 0) : int(last or 99)]
-    rows = play_all(cases, timed=not options.calibration)
+    rows = play_all(cases)
     if options.keep:
         earlier = json.loads(options.keep.read_text()) if options.keep.exists() else []
         rows = [row for row in earlier if row["case"] not in {r["case"] for r in rows}] + rows
@@ -254,15 +252,15 @@ def forecast_again(row: dict) -> float:
 
 
 def time_error(row: dict) -> float:
-    """How far the probe's pace misses the processor time of the run, as a share.
+    """How far the pace of the first steps misses the processor time of the rest, as a share.
 
     Processor time, because the machine is shared: one thread, so that it is what a wall clock would
     show on a machine of one's own.
     """
-    pace = find_pace(row["step_tokens"], row["step_processor_s"])
-    run = row["run"]
-    forecast = pace.seconds(sum(run["step_tokens"]), len(run["step_tokens"]))
-    return forecast / sum(run["step_processor_s"]) - 1
+    tokens, seconds = row["step_tokens"], row["step_processor_s"]
+    pace = find_pace(tokens[:PROBED], seconds[:PROBED])
+    forecast = pace.seconds(sum(tokens[PROBED:]), len(tokens) - PROBED)
+    return forecast / sum(seconds[PROBED:]) - 1
 
 
 def save(rows: list[dict]) -> None:
@@ -281,7 +279,7 @@ def save(rows: list[dict]) -> None:
         for row in rows
     )
     on_time = sum(abs(row["time_error"]) <= 0.15 for row in rows)
-    slim = [{k: v for k, v in row.items() if k not in ("run", "step_seconds")} for row in rows]
+    slim = [{k: v for k, v in row.items() if k != "step_seconds"} for row in rows]
     record(
         "plan_memory",
         [
