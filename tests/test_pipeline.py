@@ -63,11 +63,11 @@ def test_a_row_that_will_be_cut_does_not_count_at_its_full_length(place, tmp_pat
         base_model=str(tmp_path / "llama"),
         data={"train": str(tmp_path / "rows.jsonl"), "validation": 0, "test": 0},
         training={"max_length": 64, "batch_size": 4},
-        budget={"memory_gb": 0.05},
+        budget={"memory_gb": 0.2},
     )
     prepared = prepare(recipe.data, recipe.task, Journal())
     forecast = make_setup(recipe, prepared, Journal()).forecast
-    assert forecast.peak_memory_bytes < 5e7
+    assert forecast.peak_memory_bytes < 1.8e8
 
 
 def test_weights_in_memory_are_not_asked_for_a_second_time(place, monkeypatch):

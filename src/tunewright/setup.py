@@ -32,6 +32,7 @@ from tunewright.model.adapters.table import attach, trainable_parameters
 from tunewright.model.adapters.targets import head_modules
 from tunewright.model.device import (
     available_memory,
+    cap_kernel_caches,
     choose_precision,
     choose_threads,
     keep_freed_memory,
@@ -170,6 +171,7 @@ def make_setup(recipe: Recipe, prepared: Prepared, journal: Journal) -> Setup:
     threads, threads_reason = choose_threads(training.num_threads)
     torch.set_num_threads(threads)
     keep_freed_memory()
+    cap_kernel_caches()
     dtype, precision_reason = choose_precision(training.precision, device)
     base = _load_as_found(recipe, prepared, device, dtype)
     examples = prepared.splits.train

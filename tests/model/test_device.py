@@ -119,3 +119,12 @@ def test_out_of_memory_is_recognised_by_what_torch_really_raises():
         torch.ones(2, 3) @ torch.ones(2, 3)
     assert not d.is_out_of_memory(other.value)
     assert not d.is_out_of_memory(ValueError("out of memory"))
+
+
+def test_kernel_caches_are_capped_unless_the_caller_says_otherwise(monkeypatch):
+    monkeypatch.delenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY", raising=False)
+    monkeypatch.setenv("LRU_CACHE_CAPACITY", "500")
+    d.cap_kernel_caches()
+    assert os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] == "64"
+    assert os.environ["LRU_CACHE_CAPACITY"] == "500"
+    os.environ.pop("ONEDNN_PRIMITIVE_CACHE_CAPACITY")

@@ -49,46 +49,53 @@ class Work:
     num_head: int = 0
     extra_layers: int = 0
     fast: bool = False
-    """Decoder layers run by model/decoder.py: packed rows, little kept, logits in chunks."""
+    """Layers run by model/decoder.py or encoder.py: packed rows, little kept."""
+
+
+@dataclass(frozen=True, slots=True)
+class Waste:
+    """Bytes that a process holds beside what must live: fixed_bytes, and a factor for each part.
+
+    activation, logits: bytes held for one that must live at the worst moment.
+    """
+
+    fixed_bytes: float
+    activation: float
+    logits: float
 
 
 @dataclass(frozen=True, slots=True)
 class Coefficients:
-    """Factors that arithmetic cannot know, measured on one kind of device.
+    """What arithmetic cannot know, measured on one kind of device, by path (see `path_of`).
 
-    activation, logits: bytes that the process holds for one byte that must live, by
-    "kind-method-precision" (or "*"). gradients: the same for gradients and temporaries of the
-    update. fixed_bytes: library code, kernel scratch. low, high: factors of the interval.
+    low, high: factors of the interval.
     """
 
-    activation: Mapping[str, float]
-    gradients: float
-    fixed_bytes: float
+    waste: Mapping[str, Waste]
     low: float
     high: float
     note: str = ""
 
-    def activation_factor(self, key: str) -> float:
-        """The factor of "decoder-lora-fp32", or the general one."""
-        return self.activation.get(key, self.activation["*"])
+    def of(self, path: str) -> Waste:
+        """The factors of a path, or the general ones."""
+        return self.waste.get(path, self.waste["*"])
 
 
 COEFFICIENTS: dict[str, Coefficients] = {
+    # Fitted on bench/plan_memory.py, 2026-11-25; each recipe forecast by a fit without it.
     "cpu": Coefficients(
-        activation={"*": 2.0, "decoder-lora-bf16": 3.6},
-        gradients=1.0,
-        fixed_bytes=40e6,
-        low=0.88,
-        high=1.12,
+        waste={
+            "*": Waste(100e6, 2.0, 2.0),
+        },
+        low=0.85,
+        high=1.18,
         note="glibc keeps freed blocks, and cannot reuse a block for another aligned one of its "
         "own size",
     ),
     # torch's CUDA allocator rounds and splits blocks: 3 to 10 % beyond what lives; the context is
     # outside of what torch counts. Not measured here, so the interval is wide.
     "cuda": Coefficients(
-        activation={"*": 1.08},
-        gradients=1.0,
-        fixed_bytes=0.7e9,
+        waste={"*": Waste(0.7e9, 1.08, 1.08)},
         low=0.85,
         high=1.2,
         note="not measured on this kind of device",
@@ -128,12 +135,13 @@ def forecast_memory(
     everything = _num_parameters(shape, work)
     trained = num_trained(shape, work)
     held = _held(shape, work, everything, trained, width)
-    key = f"{shape.kind}-{'full' if work.method == 'full' else 'lora'}-{work.precision}"
-    waste = factors.activation_factor(key + ("-checkpointing" if work.checkpointing else ""))
+    waste = factors.of(path_of(shape, work))
     kept = activation_bytes(shape, work)
     logits = logit_bytes(work)
-    gradients = round(trained * 4 * factors.gradients)
-    temporary = round((kept + logits) * (waste - 1.0)) + round(factors.fixed_bytes)
+    # The gradients of a step's only micro-batch stay in the model's own precision.
+    gradients = trained * (width if work.micro_batches == 1 else 4)
+    temporary = (waste.activation - 1.0) * kept + (waste.logits - 1.0) * logits
+    temporary = max(0, round(temporary + waste.fixed_bytes))
     shared = {name: -(-size // count) for name, size in held.items()}
     passing = {
         "gradients": -(-gradients // count),
@@ -155,6 +163,13 @@ def forecast_memory(
         per_device=count,
         notes=(factors.note,) if factors.note else (),
     )
+
+
+def path_of(shape: ModelShape, work: Work) -> str:
+    """Which code runs: "fast-decoder-bf16", "torch-encoder-fp32-checkpointing"."""
+    code = "fast" if work.fast else "torch"
+    end = "-checkpointing" if work.checkpointing else ""
+    return f"{code}-{shape.kind}-{work.precision}{end}"
 
 
 def num_trained(shape: ModelShape, work: Work) -> int:
@@ -234,9 +249,14 @@ def layer_bytes_per_token(shape: ModelShape, work: Work) -> float:
 
 
 def _fast_layer_bytes(shape: ModelShape, work: Work, w: int) -> float:
-    """As model/decoder.py keeps them: input and middle, query, key, value and their output, gate
-    and up, the low-rank inner values; one number per head and norm in fp32.
+    """As model/decoder.py and model/encoder.py keep them.
+
+    Of a decoder: input and middle, query, key, value and their output, gate and up, the low-rank
+    inner values; one number per head and norm in fp32.
     """
+    if shape.kind == "encoder":  # input, query, key, value, output, two sums, middle; before GELU
+        wide = 8.0 * shape.hidden_size + shape.intermediate_size
+        return w * wide + 4.0 * shape.num_heads + 16.0
     wide = 2.0 * shape.hidden_size + 2.0 * shape.attention_width + 2.0 * shape.kv_width
     inner = 2.0 * shape.intermediate_size + 7.0 * work.rank
     return w * (wide + inner) + 4.0 * shape.num_heads + 8.0
@@ -255,7 +275,7 @@ def activation_bytes(shape: ModelShape, work: Work) -> int:
 def logit_bytes(work: Work) -> int:
     """Outputs at the worst moment: in the model's precision, in fp32, and their gradient."""
     w = BYTES[work.precision]
-    if work.fast:
+    if work.fast and work.language:
         at_once = min(work.outputs * work.num_outputs, FAST_LOGITS)
         # Logits and their gradient; where no fused kernel is for fp32, copies of both.
         return round(at_once * (2.0 * w if w == 2 else 4.0 * w))

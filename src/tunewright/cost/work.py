@@ -14,7 +14,7 @@ from tunewright.defaults import Facts
 LANGUAGE = ("generate", "chat", "continue")
 FAST_METHODS = ("lora", "lora_plus", "rslora")
 FAST_TYPES = ("llama", "mistral", "qwen2")
-"""What model/decoder.py knows: its own check looks at the modules themselves."""
+"""What model/decoder.py knows."""
 WRITE_FACTOR = 3.0
 """A written token costs about this many read ones: decoding waits for memory, not for products."""
 MOST_GENERATED = 200
@@ -45,7 +45,7 @@ def make_work(recipe: Recipe, facts: Facts, shape: ModelShape, *, num_labels: in
     per_step = _rows_per_step(recipe)
     rows = max(1, min(per_step, len(lengths), most // longest))
     language = facts.task in LANGUAGE
-    fast = language and _runs_fast(recipe, facts, shape)
+    fast = _runs_fast(recipe, facts, shape)
     tokens = rows * longest
     if fast or training.packing:
         rows, tokens = _packed(lengths, per_step, most)
@@ -77,10 +77,22 @@ def make_work(recipe: Recipe, facts: Facts, shape: ModelShape, *, num_labels: in
 
 
 def _runs_fast(recipe: Recipe, facts: Facts, shape: ModelShape) -> bool:
-    """Whether model/decoder.py takes over: plain LoRA on all layers of Llama's shape, here."""
-    adapter = recipe.adapter
+    """Whether hand-written layers take over: plain LoRA on Llama's shape, or all of a BERT in bf16.
+
+    model/decoder.py and model/encoder.py look at the modules themselves; this looks at names.
+    """
+    adapter, training = recipe.adapter, recipe.training
+    if shape.model_type == "bert":
+        return (
+            facts.device == "cpu"
+            and adapter.method == "full"
+            and training.precision != "fp32"
+            and training.activation_checkpointing != "on"
+            and facts.task in ("classify", "regress")
+        )
     return (
-        facts.device == "cpu"
+        facts.task in LANGUAGE
+        and facts.device == "cpu"
         and adapter.method in FAST_METHODS
         and shape.model_type in FAST_TYPES
         and adapter.dropout == 0.0
