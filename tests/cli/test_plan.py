@@ -108,6 +108,7 @@ def test_a_named_device_needs_no_torch(big):
     assert json.loads(done.stdout)["verdict"] == "FIT"
 
 
+@pytest.mark.slow
 def test_a_probe_measures_real_steps(tunewright, tmp_path):
     (tmp_path / "t.yaml").write_text("data: {train: embedded:support-tickets}\n")
     small = ("--set", "data.max_rows=64", "--set", "training.batch_size=8")

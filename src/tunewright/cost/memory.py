@@ -85,7 +85,12 @@ COEFFICIENTS: dict[str, Coefficients] = {
     # Fitted on bench/plan_memory.py, 2026-11-25; each recipe forecast by a fit without it.
     "cpu": Coefficients(
         waste={
-            "*": Waste(100e6, 2.0, 2.0),
+            "fast-decoder-bf16": Waste(128e6, 0.83, 1.23),
+            "fast-decoder-fp32": Waste(120e6, 0.82, 1.50),
+            "torch-decoder-bf16": Waste(104e6, 1.92, 1.98),
+            "torch-decoder-fp32": Waste(105e6, 1.43, 1.34),
+            "torch-encoder-fp32": Waste(121e6, 0.99, 1.61),
+            "*": Waste(110e6, 1.6, 1.6),
         },
         low=0.85,
         high=1.18,
