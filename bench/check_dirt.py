@@ -30,9 +30,9 @@ FOUND_BY = {
     "leak_normalised": {"leak_text"},
     "leak_near": {"near_leak"},
 }
-# What word and character methods cannot promise on rows reworded by hand is told, with no goal.
-GOALS = {"near_duplicate": None, "leak_near": None, "wrong_label_confusable": None,
-         "wrong_label_random": None}  # fmt: skip
+# Rows reworded by hand and labels that were changed, with the goals of the larger benches.
+GOALS = {"near_duplicate": 0.8, "leak_near": 0.8, "wrong_label_random": 0.9,
+         "wrong_label_confusable": 0.8}  # fmt: skip
 
 
 def ids_by_place(source: str) -> dict[str, str]:
@@ -74,10 +74,8 @@ def main() -> None:
     recall = {kind: hits[kind] / len(rows) for kind, rows in wanted.items()}
     bars: list[Bar] = []
     for kind in sorted(recall):
-        if kind not in GOALS:
-            bars.append(
-                at_least(f"{kind}: recall of {len(wanted[kind])} planted", recall[kind], 1.0)
-            )
+        goal = GOALS.get(kind, 1.0)
+        bars.append(at_least(f"{kind}: recall of {len(wanted[kind])} planted", recall[kind], goal))
     dirty = {entry["id"] for entry in dirt} | {entry["of"] for entry in dirt if entry["of"]}
     warned = {kind: {ids.get(p, p) for p in places} for kind, places in found["warn"].items()}
     false = {kind: sorted(rows - dirty) for kind, rows in warned.items() if rows - dirty}

@@ -13,7 +13,7 @@ from tunewright.records import Example, Finding
 MIN_LETTERS = 40
 """Below this a guess is worth little: names and loan words decide."""
 MIN_WORDS = 5
-READ_CHARS = 1_000
+READ_CHARS = 300
 SURE = 0.95
 MOSTLY = 0.7
 """Share of the rows that one language must have for the others to be odd."""
