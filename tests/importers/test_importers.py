@@ -175,6 +175,20 @@ def test_values_that_no_recipe_can_hold_are_listed(tmp_path):
     assert fate.outcome == "not carried" and "less than 1" in fate.note
 
 
+def test_preference_methods_are_carried_over(tmp_path):
+    def read(tool, name):
+        entries = json.loads((CONFIGS / f"{tool}.json").read_text())
+        entry = next(item for item in entries if item["source"].endswith(name))
+        return import_config(write(tool, entry, tmp_path)).recipe
+
+    kto = read("axolotl", "qlora-1b-kto.yaml")
+    assert (kto.objective, kto.adapter.method, kto.preference.beta) == ("kto", "qlora", 0.5)
+    assert kto.preference.desirable_weight == 0.2
+    assert read("llamafactory", "qwen3_lora_dpo.yaml").objective == "dpo"
+    assert read("trl", "orpo.py").objective == "orpo"
+    assert read("torchtune", "8B_lora_dpo.yaml").objective == "dpo"
+
+
 def test_secrets_are_never_shown():
     draft = imported_values("autotrain", {"task": "llm-sft", "hub": {"token": "hf_abc"}})
     assert "hf_abc" not in repr(draft.fates)

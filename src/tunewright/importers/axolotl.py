@@ -143,7 +143,7 @@ RULES: dict[str, Rule] = {
     "revision_of_model": to("base_revision"),
     "trust_remote_code": not_carried("code from a repository is never run unless you say so here"),
     "rl": preference,
-    "rl_beta": to("training.beta", number),
+    "rl_beta": to("preference.beta", number),
     "adapter": _adapter,
     "load_in_4bit": _quantized(4),
     "load_in_8bit": _quantized(8),
@@ -231,7 +231,7 @@ RULES: dict[str, Rule] = {
     "deepspeed": not_carried(PLACEMENT),
     "ddp_find_unused_parameters": not_carried(PLACEMENT),
     "unfrozen_parameters": not_carried("adapter.method freeze names the layers that are tuned"),
-    "kto_desirable_weight": not_carried("both kinds of rows weigh the same here"),
-    "kto_undesirable_weight": not_carried("both kinds of rows weigh the same here"),
+    "kto_desirable_weight": to("preference.desirable_weight", number),
+    "kto_undesirable_weight": to("preference.undesirable_weight", number),
     "strict": done_anyway("unknown keys are always errors"),
 }

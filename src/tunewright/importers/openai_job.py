@@ -71,7 +71,7 @@ def _hyperparameters(prefix: str) -> dict[str, Rule]:
         f"{prefix}n_epochs": _unless_auto("training.num_epochs", float),
         f"{prefix}batch_size": _unless_auto("training.batch_size", whole),
         f"{prefix}learning_rate_multiplier": _rate,
-        f"{prefix}beta": _unless_auto("training.beta", float),
+        f"{prefix}beta": _unless_auto("preference.beta", float),
     }
 
 

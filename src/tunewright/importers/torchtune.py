@@ -213,7 +213,7 @@ RULES: dict[str, Rule] = {
     "lr_scheduler._component_": _schedule,
     "lr_scheduler.num_warmup_steps": warmup_steps,
     "loss._component_": _loss,
-    "loss.beta": to("training.beta", number),
+    "loss.beta": to("preference.beta", number),
     "loss.label_smoothing": to("training.label_smoothing", lambda v: float(v) or None),
     "loss.num_output_chunks": done_anyway("chunks are sized by memory"),
     "epochs": to("training.num_epochs", number),
