@@ -7,7 +7,13 @@ import pytest
 from data.audit.audit_rows import make_material, make_rows
 from data.audit.test_triggers import LABELS, topical
 from tunewright.data.audit.folds import folds_by_text, label_numbers, out_of_fold, temper
-from tunewright.data.audit.label_errors import estimate_errors, find_label_errors, rank_labels
+from tunewright.data.audit.label_errors import (
+    doubtful_rows,
+    estimate_errors,
+    find_label_errors,
+    rank_labels,
+)
+from tunewright.data.audit.noise import fit_noise
 
 
 def flipped(count=800, share=0.1, seed=3):
@@ -98,3 +104,26 @@ def test_temper_fits_the_labels():
     assert found.sum(axis=1) == pytest.approx(1)
     agree = found.max(axis=1).mean()
     assert agree == pytest.approx((found.argmax(axis=1) == labels).mean(), abs=0.05)
+
+
+def test_noise_is_told_from_hardness():
+    rng = np.random.default_rng(1)
+    hard = rng.dirichlet(np.full(6, 0.4), 4000)
+    honest = np.array([rng.choice(6, p=row) for row in hard])
+    assert fit_noise(hard, honest).rate < 0.01
+    wrong = rng.random(4000) < 0.1
+    anywhere = np.where(wrong, rng.integers(0, 6, 4000), honest)
+    found = fit_noise(hard, anywhere)
+    assert abs(found.anywhere - 0.1) < 0.03 and found.second < 0.02
+    assert found.wrong[wrong & (anywhere != honest)].mean() > 3 * found.wrong[~wrong].mean()
+    second = np.where(wrong, np.argsort(-hard, axis=1)[:, 1], honest)
+    assert abs(fit_noise(hard, second).second - 0.1) < 0.03
+
+
+def test_hard_classes_alone_name_next_to_no_rows():
+    rng = np.random.default_rng(2)
+    hard = rng.dirichlet(np.full(8, 0.3), 2000)
+    honest = np.array([rng.choice(8, p=row) for row in hard])
+    chosen, lead, rate = doubtful_rows(hard, honest)
+    # The confident joint alone would name 856 of the 2,000.
+    assert estimate_errors(hard, honest) > 400 and len(chosen) <= 20 and rate < 0.04

@@ -5,7 +5,7 @@ import pytest
 
 from data.audit.audit_rows import make_material, make_rows, make_texts
 from tunewright.data.audit.closeness import closeness, edits, split_words
-from tunewright.data.audit.leaks import find_near_leaks
+from tunewright.data.audit.leaks import find_near_leaks, most_alike
 from tunewright.records import Prediction
 
 
@@ -106,3 +106,11 @@ def test_meaning_alone_can_be_a_leak():
         and found.places[0] == "train.csv:2"
         and found.counterparts[0] == "test.csv:2"
     )
+
+
+def test_each_held_row_keeps_its_most_alike_partners():
+    owners = np.repeat([3, 7, 9], [150, 2, 120])
+    agreement = np.concatenate([np.linspace(0.3, 0.9, 150), [0.1, 0.5], np.linspace(0.9, 0.3, 120)])
+    kept = most_alike(owners, agreement)
+    assert np.bincount(owners[kept]).tolist() == [0, 0, 0, 100, 0, 0, 0, 1, 0, 100]
+    assert agreement[kept[owners[kept] == 3]].min() == agreement[50] and 150 not in kept

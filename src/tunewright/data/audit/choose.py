@@ -22,7 +22,7 @@ from tunewright.data.audit.folds import (
     label_numbers,
     out_of_fold,
 )
-from tunewright.data.audit.label_errors import estimate_errors, rank_labels
+from tunewright.data.audit.label_errors import doubtful_rows
 from tunewright.data.audit.material import AuditMaterial
 from tunewright.data.audit.trial import Trial, classify_score, nearest_score, run_trial
 from tunewright.data.clean import plain_words
@@ -222,10 +222,8 @@ def _doubtful(material: AuditMaterial) -> np.ndarray[tuple[int], np.dtype[np.boo
     labels, names = label_numbers(material.train)
     marks = np.zeros(len(labels), dtype=bool)
     if len(names) > 1 and len(labels) >= 50:
-        probabilities = out_of_fold(material, material.train)
-        order, lead = rank_labels(probabilities, labels)
-        worst = order[: round(estimate_errors(probabilities, labels))]
-        marks[worst[lead[worst] > 0]] = True
+        chosen, _, _ = doubtful_rows(out_of_fold(material, material.train), labels)
+        marks[chosen] = True
     return marks
 
 
