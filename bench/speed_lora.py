@@ -58,7 +58,7 @@ def own_run(model: str, rows_file: str, settings_file: str) -> None:
     from tunewright.data.render import Row
     from tunewright.journal import silence
     from tunewright.model.adapters.table import attach, trainable_parameters
-    from tunewright.model.device import keep_freed_memory, peak_memory
+    from tunewright.model.device import cap_kernel_caches, keep_freed_memory, peak_memory
     from tunewright.model.load import load_base
     from tunewright.model.speed import make_fast
     from tunewright.train.objectives import OBJECTIVES
@@ -67,6 +67,7 @@ def own_run(model: str, rows_file: str, settings_file: str) -> None:
     imported, began = resident_bytes(), time.perf_counter()
     settings = json.loads(Path(settings_file).read_text())
     keep_freed_memory()
+    cap_kernel_caches()
     base = load_base(model, task="generate", dtype=torch.bfloat16)
     base = attach(base, "lora", r=settings["r"], alpha=settings["alpha"], seed=settings["seed"])
     for _, parameter in trainable_parameters(base.model):

@@ -86,7 +86,7 @@ def own_run(model: str) -> None:
     from tunewright.config import TrainingSection
     from tunewright.journal import silence
     from tunewright.model.adapters.table import attach, trainable_parameters
-    from tunewright.model.device import keep_freed_memory, peak_memory
+    from tunewright.model.device import cap_kernel_caches, keep_freed_memory, peak_memory
     from tunewright.model.load import load_base
     from tunewright.model.speed import make_fast
     from tunewright.train.objectives import OBJECTIVES
@@ -95,6 +95,7 @@ def own_run(model: str) -> None:
     imported, began = resident_bytes(), time.perf_counter()
     settings = json.loads((FOLDER / "settings.json").read_text())
     keep_freed_memory()
+    cap_kernel_caches()
     labels = json.loads((FOLDER / "labels.json").read_text())
     base = load_base(model, task="classify", labels=labels, dtype=torch.bfloat16)
     base = attach(base, "full")

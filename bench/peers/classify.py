@@ -80,6 +80,7 @@ def main() -> None:
         predicted = None
         if (folder / "test.jsonl").exists() and not settings["steps"]:
             test = [json.loads(x) for x in (folder / "test.jsonl").read_text().splitlines()]
+            trainer.args.train_sampling_strategy = "random"  # or the answers come sorted by length
             logits = trainer.predict(datasets.Dataset.from_list(test)).predictions
             predicted = logits.argmax(-1).tolist()
     steps = len(watch.ends) - WARM_UP
