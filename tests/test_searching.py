@@ -2,10 +2,14 @@
 
 import json
 import os
+import shutil
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
 import time
+from pathlib import Path
 
 import pytest
 
@@ -133,6 +137,52 @@ def test_two_processes_share_one_study(place, tmp_path):
     last = max(documents, key=lambda item: len(item["trials"]))
     assert [row["number"] for row in last["trials"]] == list(range(6))
     assert len(keys(folder)) == len(set(keys(folder)))
+
+
+@pytest.fixture
+def postgres(tmp_path_factory):
+    """The address of a PostgreSQL of this test's own, on loopback; skips where there is none."""
+    pytest.importorskip("psycopg")
+    found = [*Path("/usr/lib/postgresql").glob("*/bin/initdb"), shutil.which("initdb")]
+    if not any(found):
+        pytest.skip("no PostgreSQL here")
+    binaries = Path(str(next(item for item in found if item))).parent
+    place = Path(tempfile.mkdtemp(prefix="tunewright-pg-"))
+    as_user = []
+    if os.geteuid() == 0:  # it refuses to run as root
+        if subprocess.run(["id", "postgres"], capture_output=True).returncode:
+            pytest.skip("PostgreSQL does not run as root, and there is no user postgres")
+        shutil.chown(place, "postgres")
+        as_user = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+
+    def call(*command):
+        subprocess.run([*as_user, *command], check=True, stdout=subprocess.DEVNULL, cwd=place)
+
+    call(str(binaries / "initdb"), "-D", str(place / "data"), "-U", "tw", "-A", "trust")
+    options = f"-p {port} -c listen_addresses=127.0.0.1 -k {place}"
+    call(str(binaries / "pg_ctl"), "-D", str(place / "data"), "-w", "-o", options,
+         "-l", str(place / "log"), "start")  # fmt: skip
+    yield f"postgresql+psycopg://tw@127.0.0.1:{port}/postgres"
+    call(str(binaries / "pg_ctl"), "-D", str(place / "data"), "-m", "immediate", "stop")
+    shutil.rmtree(place, ignore_errors=True)
+
+
+@pytest.mark.slow
+def test_two_processes_share_a_study_in_postgresql(postgres, place, tmp_path):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(json.dumps(make_search(place, trials=4, rate=1e-3)))
+    both = [
+        start(recipe, tmp_path / name, "--no-range-test", "--storage", postgres)
+        for name in ("a", "b")  # folders of their own, as on two machines
+    ]
+    documents = [json.loads(process.communicate(timeout=280)[0]) for process in both]
+    last = max(documents, key=lambda item: len(item["trials"]))
+    assert [row["number"] for row in last["trials"]] == list(range(4))
+    known = [set(keys(tmp_path / name)) for name in ("a", "b")]
+    assert not known[0] & known[1]
 
 
 def test_values_are_brought_into_the_space():
