@@ -193,7 +193,8 @@ def _central_loss(item: Contender, goal: Goal, num_rows: int) -> float:
     if ordered[-1].num_rows >= num_rows or len(ordered) < 2:
         return float(goal.loss(ordered[-1].value))
     losses = goal.loss(np.array([point.value for point in ordered]))
-    return float(extrapolate([point.num_rows for point in ordered], losses[None], num_rows)[0])
+    sizes = [point.num_rows for point in ordered]
+    return float(extrapolate(sizes, losses[None], num_rows, smooth=goal.smooth)[0])
 
 
 def _final_losses(item: Contender, goal: Goal, num_rows: int, seed: int) -> np.ndarray:

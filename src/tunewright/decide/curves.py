@@ -129,9 +129,18 @@ def fit_three(sizes: Sequence[float], losses_RP: Floats) -> tuple[Floats, Floats
 
 
 def extrapolate(
-    sizes: Sequence[float], losses_RP: Floats, at: float, *, weight: Floats | float = 0.5
+    sizes: Sequence[float],
+    losses_RP: Floats,
+    at: float,
+    *,
+    weight: Floats | float = 0.5,
+    smooth: bool = False,
 ) -> Floats:
-    """(R,) losses at `at` rows: `weight` of the two-parameter form, the rest of the other."""
+    """(R,) losses at `at` rows: `weight` of the two-parameter form, the rest of the other.
+
+    Unless smooth, a curve that still grows steeper (its last slope above that of the whole line, as
+    at the beginning of many classes) is taken halfway between the line and its last slope, in logs.
+    """
     losses_RP = np.maximum(np.atleast_2d(losses_RP), 1e-9)
     if losses_RP.shape[1] == 1:
         return np.asarray(losses_RP[:, 0])
@@ -139,7 +148,14 @@ def extrapolate(
     two_R = np.exp(log_a - b * math.log(at))
     c, log_a3, b3 = fit_three(sizes, losses_RP)
     three_R = c + np.exp(log_a3 - b3 * math.log(at))
-    return np.asarray(weight * two_R + (1.0 - weight) * three_R)
+    mixed_R = np.asarray(weight * two_R + (1.0 - weight) * three_R)
+    if smooth or losses_RP.shape[1] < 3:
+        return mixed_R
+    log_last = np.log(losses_RP[:, -1])
+    step = math.log(sizes[-1] / sizes[-2])
+    last_b = np.clip((np.log(losses_RP[:, -2]) - log_last) / step, 0.0, STEEPEST)
+    ahead_R = np.exp(log_last - last_b * math.log(at / sizes[-1]))
+    return np.where(last_b > b, np.sqrt(two_R * ahead_R), mixed_R)
 
 
 def line_extrapolation(sizes: Sequence[float], losses: Sequence[float], at: float) -> float:
@@ -182,7 +198,7 @@ def draw_losses(
     noisy_RP = known_P + dice.standard_normal((resamples, len(sizes))) * deviations_P
     noisy_RP *= np.exp(goal.noise * dice.standard_normal((resamples, len(sizes))))
     noisy_RP = np.maximum(noisy_RP, smallest)
-    drawn_R = extrapolate(sizes, noisy_RP, at, weight=dice.random(resamples))
+    drawn_R = extrapolate(sizes, noisy_RP, at, weight=dice.random(resamples), smooth=goal.smooth)
     reach = max(0.0, math.log2(at / sizes[-1]))
     spread = goal.per_doubling * reach
     return np.asarray(drawn_R * np.exp(spread * dice.standard_normal(resamples)))
@@ -209,12 +225,13 @@ def forecast(points: Sequence[Point], goal: Goal, at: int, *, seed: int = 17) ->
         last = ordered[-1]
         ends = [p.value + sign * 1.645 * p.deviation for p in ordered for sign in (-1, 1)]
         return Forecast(at, last.value, (min(ends), max(ends)), 0.0, (0.0, 0.0), 0.0, False)
-    central = float(extrapolate(sizes, losses[None], at)[0])
+    central = float(extrapolate(sizes, losses[None], at, smooth=goal.smooth)[0])
     # The slope at `at`, not a score beyond it: half a doubling to either side.
     before = draw_losses(ordered, goal, at / math.sqrt(2), seed=seed, resamples=RESAMPLES)
     after = draw_losses(ordered, goal, at * math.sqrt(2), seed=seed, resamples=RESAMPLES)
-    slope = float(extrapolate(sizes, losses[None], at / math.sqrt(2))[0])
-    slope -= float(extrapolate(sizes, losses[None], at * math.sqrt(2))[0])
+    around = (at / math.sqrt(2), at * math.sqrt(2))
+    ends_of = [float(extrapolate(sizes, losses[None], n, smooth=goal.smooth)[0]) for n in around]
+    slope = ends_of[0] - ends_of[1]
     low, high = np.quantile(drawn, [0.05, 0.95])
     ends = sorted((float(goal.value(high)), float(goal.value(low))))
     gains = np.quantile(before - after, [0.05, 0.95])
