@@ -21,9 +21,9 @@ from typing import Any
 
 import torch
 
-from tunewright.checking import make_full_card
 from tunewright.confidence import settle_confidence
 from tunewright.config import Recipe, dump_recipe, parse_recipe
+from tunewright.data.card import with_token_lengths
 from tunewright.data.prepare import Prepared, prepare
 from tunewright.data.preview import Preview, make_preview
 from tunewright.data.render import Row, render
@@ -272,7 +272,15 @@ def _write_card(setup: Setup, rows: Sequence[Row], folder: RunFolder, journal: J
             f"training.max_length {setup.rendering.max_length} and are not learned"
         )
     lengths = {"train": row_lengths(rows).tolist()}
-    write_json(folder.card, make_full_card(setup.prepared, lengths))
+    write_json(folder.card, _card(setup.prepared, lengths))
+
+
+def _card(prepared: Prepared, lengths: dict[str, list[int]]) -> dict[str, Any]:
+    if prepared.card is not None:
+        return with_token_lengths(prepared.card, lengths)
+    from tunewright.checking import make_full_card
+
+    return make_full_card(prepared, lengths)
 
 
 def _log_step(folder: RunFolder, journal: Journal, step: StepLog) -> None:

@@ -19,7 +19,6 @@ from typing import Any, cast
 
 from tunewright import errors
 from tunewright.cache import Entry, digest, digest_files, digest_source, limit_bytes
-from tunewright.checking import audit_before_training, make_full_card
 from tunewright.config import Columns, Recipe, dump_recipe, parse_recipe
 from tunewright.data.embedded import PREFIX
 from tunewright.data.example_file import StoredExamples, write_examples
@@ -80,6 +79,8 @@ def load_prepared(folder: Path) -> Prepared:
 
 def save_prepared(prepared: Prepared, said: Sequence[tuple[str, str]], folder: Path) -> Prepared:
     """Write examples, findings, card and what was said into a folder; returns it with its card."""
+    from tunewright.checking import make_full_card
+
     layout, splits = prepared.layout, prepared.splits
     for side in SIDES:
         write_examples(folder / f"{side}.arrow", getattr(splits, side))
@@ -114,6 +115,9 @@ def _tuples(plain: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _prepare_now(recipe: Recipe, journal: Journal) -> Prepared:
+    # The audits bring scikit-learn along, which a start with prepared rows does without.
+    from tunewright.checking import audit_before_training
+
     keep_bad = recipe.objective == "kto"
     prepared = prepare(recipe.data, recipe.task, journal, keep_bad=keep_bad)
     return audit_before_training(prepared, recipe, journal)
