@@ -23,6 +23,8 @@ import torch
 
 from tunewright.confidence import settle_confidence
 from tunewright.config import Recipe, dump_recipe, parse_recipe
+from tunewright.cost.devices import DEVICES
+from tunewright.cost.money import CPU_CORE_W, forecast_energy
 from tunewright.data.card import with_token_lengths
 from tunewright.data.prepare import Prepared, prepare
 from tunewright.data.preview import Preview, make_preview
@@ -37,7 +39,7 @@ from tunewright.evaluate.verdict import judge
 from tunewright.journal import Journal, open_tracker
 from tunewright.learning import check_preferences, objective_of, with_references
 from tunewright.metrics.table import check_metrics, find_metric, lacks, metrics_for
-from tunewright.model.device import check_workers, device_name, resident_memory
+from tunewright.model.device import check_workers, device_name, read_energy_j, resident_memory
 from tunewright.model.load import Base
 from tunewright.model.weights import load_tuned, read_manifest, save_tuned
 from tunewright.preparing import prepare_for_training
@@ -106,13 +108,18 @@ def train(recipe: Recipe, run_dir: Path, journal: Journal, *, resume: bool = Fal
 
 def _train(recipe: Recipe, folder: RunFolder, journal: Journal, resume: bool) -> Report:
     started, baseline = time.time(), resident_memory(torch.device("cpu"))
+    energy = read_energy_j()
     recipe, before_s = _begin(folder, recipe, resume, started)
     if resume and folder.report_json.exists():
         journal.say(f"{folder.path}: finished already; nothing left to do")
         return read_report(folder.report_json)
 
     setup = _with_earlier_reasons(_prepare(recipe, folder, journal, resume), folder)
-    setup = replace(setup, baseline_memory_bytes=baseline if setup.device.type == "cpu" else 0)
+    setup = replace(
+        setup,
+        baseline_memory_bytes=baseline if setup.device.type == "cpu" else 0,
+        energy_start_j=None if resume else energy,
+    )
     _note(folder, stage="training", derived=setup.derived)
     write_atomic(folder.recipe, dump_recipe(setup.recipe, setup.derived))
     fitted = _train_model(setup, folder, journal, resume)
@@ -441,10 +448,25 @@ def _worth(
     return {"benefit": worth_document(worth)}
 
 
+def _energy(setup: Setup) -> Amount:
+    """kWh by power times time beside what the processor counted; None where nothing is known."""
+    device, threads = setup.device, setup.recipe.training.num_threads
+    forecast = None
+    if device.type == "cpu" and isinstance(threads, int):
+        forecast = forecast_energy(setup.forecast.seconds, threads * CPU_CORE_W, "cpu").kwh
+    elif found := next((d for n, d in DEVICES.items() if n in device_name(device)), None):
+        forecast = forecast_energy(setup.forecast.seconds, found.power_w, "cuda").kwh
+    now, before = read_energy_j(), setup.energy_start_j
+    drawn = now - before if now is not None and before is not None else -1.0
+    # A counter that ran over began again at zero.
+    return Amount(forecast, drawn / 3.6e6 if device.type == "cpu" and drawn > 0 else None)
+
+
 def _cost(setup: Setup, fitted: Fitted, seconds: float) -> Cost:
     return Cost(
         seconds=Amount(setup.forecast.seconds, seconds),
         tokens=Amount(setup.forecast.tokens, float(fitted.tokens)),
+        energy_kwh=_energy(setup),
         # Above the libraries that were just imported, and up to the end of training: rivals that
         # are asked afterwards are not what the forecast speaks of.
         peak_memory_bytes=Amount(

@@ -85,6 +85,8 @@ class Setup:
     forecast: Forecast
     base: Base
     """The base as loaded to settle the rest; `open_model` tunes this very one."""
+    energy_start_j: float | None = None
+    """What the processor had drawn when the run began, where it tells."""
     baseline_memory_bytes: int = 0
     """What the process held when its libraries were imported and nothing else was done."""
 

@@ -128,3 +128,16 @@ def test_kernel_caches_are_capped_unless_the_caller_says_otherwise(monkeypatch):
     assert os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] == "64"
     assert os.environ["LRU_CACHE_CAPACITY"] == "500"
     os.environ.pop("ONEDNN_PRIMITIVE_CACHE_CAPACITY")
+
+
+def test_energy_is_the_sum_of_the_packages_or_unknown(tmp_path, monkeypatch):
+    monkeypatch.setattr(d, "POWERCAP", tmp_path)
+    assert d.read_energy_j() is None
+    for name, value in (("intel-rapl:0", 5_000_000), ("intel-rapl:1", 2_000_000)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "energy_uj").write_text(str(value))
+    (tmp_path / "intel-rapl:0:0").mkdir()  # a part of package 0, counted there already
+    (tmp_path / "intel-rapl:0:0" / "energy_uj").write_text("1000000")
+    assert d.read_energy_j() == 7.0
+    (tmp_path / "intel-rapl:1" / "energy_uj").unlink()
+    assert d.read_energy_j() is None

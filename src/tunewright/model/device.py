@@ -20,6 +20,7 @@ from tunewright.errors import RecipeError
 
 CGROUP = Path("/sys/fs/cgroup")
 PROC = Path("/proc")
+POWERCAP = Path("/sys/class/powercap")
 # A cgroup v1 without a limit reports a number near 2**63.
 _NO_LIMIT_BYTES = 1 << 60
 # CUDA has bf16 matrix units from this compute capability (Ampere) on.
@@ -177,6 +178,18 @@ def keep_freed_memory() -> None:
         libc.mallopt(_M_TRIM_THRESHOLD, (1 << 31) - 1)
     except (OSError, AttributeError):  # another C library
         return
+
+
+def read_energy_j() -> float | None:
+    """Joules that the processor packages have drawn so far (RAPL); None where nobody may read it.
+
+    Counts everything that runs on the machine, not this process alone.
+    """
+    counters = sorted(POWERCAP.glob("*-rapl:[0-9]*"))
+    packages = [c for c in counters if c.name.count(":") == 1]
+    values = [_read_number(counter / "energy_uj") for counter in packages]
+    known = [value for value in values if value is not None]
+    return sum(known) / 1e6 if known and len(known) == len(values) else None
 
 
 def cap_kernel_caches() -> None:
