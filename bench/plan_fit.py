@@ -77,6 +77,9 @@ def left_out(rows: list[dict]) -> list[float]:
 
 
 def main() -> None:
+    if not RESULT.exists():
+        print(f"{RESULT}: not measured yet; run plan_memory.py first")
+        return
     kept = json.loads(RESULT.read_text())
     parts = [parts_of(row) for row in [*kept["cases"], *kept["earlier"]]]
     for path in sorted({part["path"] for part in parts}):

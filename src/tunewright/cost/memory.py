@@ -2,8 +2,8 @@
 
 What a layer keeps for the backward pass was counted with autograd's own hooks for each family
 (bench/plan_memory.py checks it against measured peaks). What an allocator holds beyond what lives
-is a measured factor: COEFFICIENTS below is the one place where such factors stand, with the
-residuals in bench/results/plan_memory.json.
+is a measured factor: COEFFICIENTS below is the one place where such factors stand;
+bench/plan_fit.py fits them, bench/LOG.md says how right they are.
 
 Letters: h hidden size, a width of all heads, i intermediate size, w bytes of a value, T tokens.
 """
@@ -82,7 +82,7 @@ class Coefficients:
 
 
 COEFFICIENTS: dict[str, Coefficients] = {
-    # Fitted on bench/plan_memory.py, 2026-11-25; each recipe forecast by a fit without it.
+    # Fitted by bench/plan_fit.py on thirteen recipes, 2026-11-25; see bench/LOG.md.
     "cpu": Coefficients(
         waste={
             "fast-decoder-bf16": Waste(128e6, 0.83, 1.23),
