@@ -9,9 +9,9 @@ from __future__ import annotations
 import statistics
 
 from record import at_least, at_most, record
-from trainings import CURVES, measured
+from trainings import BASES, CURVES, WORK, base_path, measured
 from tunewright.decide.curves import forecast
-from tunewright.trial import Trial, goal_of
+from tunewright.trial import Trial, TrialBook, goal_of
 
 HARDWARE = "2 shared cores of an AMD EPYC with AVX512-BF16, one thread"
 PILOTS = {"default": (32, 16, 8), "thorough": (8, 4, 2)}
@@ -35,6 +35,20 @@ def main() -> None:
             rows.append({"curve": f"{base} on {data}", "pilots": name, "metric": full.metric,
                          "forecast": made.value, "band90": made.band90, "measured": full.value,
                          "rows": full.num_rows})  # fmt: skip
+    for data in ("banking77-few", "sms_spam-few"):
+        curves: dict[str, list[Trial]] = {}
+        for trial in TrialBook(WORK / f"choose-{data}").known().values():
+            curves.setdefault(trial.base_model, []).append(trial)
+        for base in BASES:
+            full, trials = known.get(f"{data} {base} 1/1 full"), curves.get(base_path(base), [])
+            if full is None or len(trials) < 3:
+                continue
+            made = forecast([t.point() for t in trials], goal_of(full.metric), full.num_rows)
+            errors["default"].append(100 * abs(made.value - full.value))
+            inside.append(made.band90[0] <= full.value <= made.band90[1])
+            rows.append({"curve": f"{base} on {data}", "pilots": "those of choose",
+                         "metric": full.metric, "forecast": made.value, "band90": made.band90,
+                         "measured": full.value, "rows": full.num_rows})  # fmt: skip
     record("pilot_curves", [
         at_least("curves", len(errors["thorough"]), 6),
         at_most("mean error at full size, thorough", statistics.mean(errors["thorough"]), 1.0,

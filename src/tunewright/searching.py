@@ -170,11 +170,12 @@ class _Study:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         wait = {"timeout": 60} if self.url.startswith("sqlite") else {}
         try:
-            storage = optuna.storages.RDBStorage(self.url, engine_kwargs={"connect_args": wait})
-            study = optuna.create_study(
-                study_name="tunewright", storage=storage, load_if_exists=True,
-                direction="maximize" if self.goal.higher_is_better else "minimize",
-            )  # fmt: skip
+            with self._alone():  # two processes that make the tables at once would collide
+                storage = optuna.storages.RDBStorage(self.url, engine_kwargs={"connect_args": wait})
+                study = optuna.create_study(
+                    study_name="tunewright", storage=storage, load_if_exists=True,
+                    direction="maximize" if self.goal.higher_is_better else "minimize",
+                )  # fmt: skip
             states = [frozen.state.name for frozen in study.get_trials(deepcopy=False)]
             # A study that goes on draws anew; two processes at once must not draw alike.
             apart = os.getpid() % 100_000 if "RUNNING" in states else 0
