@@ -89,6 +89,7 @@ def main() -> None:
     record(
         "check_dirt",
         bars,
+        "2 shared cores of an AMD EPYC with AVX512-BF16",
         extra={
             "recall": {kind: round(value, 3) for kind, value in sorted(recall.items())},
             "planted": {kind: len(rows) for kind, rows in sorted(wanted.items())},

@@ -456,6 +456,7 @@ def main() -> None:
     record(
         "personal_data",
         bars,
+        "2 shared cores of an AMD EPYC with AVX512-BF16",
         extra={
             "negatives": NUM_NEGATIVES,
             "false": dict(false),
