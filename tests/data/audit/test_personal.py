@@ -68,3 +68,7 @@ def test_a_private_key_is_one_mark():
 def test_a_long_line_is_read_in_linear_time():
     for text in ("a" * 300_000, "a@" * 100_000, "1 " * 150_000, "a.b" * 100_000, "(1" * 100_000):
         assert isinstance(find_personal(text), list)
+
+
+def test_arithmetic_about_phones_is_no_number():
+    assert kinds("The portable drive stores 2400 / 200 = 12; $1000 / 200 phones = 5 a phone") == []

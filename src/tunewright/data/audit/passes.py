@@ -10,6 +10,8 @@ from typing import Literal
 from tunewright.data.audit.material import AuditMaterial, count
 from tunewright.records import Example, Finding
 
+_SINGULAR = {"have": "has", "are": "is", "hold": "holds", "open": "opens", "look": "looks",
+             "lack": "lacks"}  # fmt: skip
 PROGRESS_FROM_ROWS = 20_000
 PROGRESS_EVERY_ROWS = 1_000
 Severity = Literal["info", "warn", "error"]
@@ -122,12 +124,16 @@ def _finding(
     )
     first = f"{places[0]}: {notes[places[0]]}" if places[0] in notes else places[0]
     remedy = f"; {wording.remedy}" if wording.remedy else ""
+    what = wording.what
+    if len(places) == 1:  # "1 row holds"
+        verb, _, rest = what.partition(" ")
+        what = f"{_SINGULAR.get(verb, verb)} {rest}"
     if is_subject:
         remedy = "; so many that they seem to be what the data is about"
     return Finding(
         kind,
         "info" if is_subject else wording.severity,
-        f"{count(len(rows), 'row')} {wording.what} (first: {first}){remedy}",
+        f"{count(len(rows), 'row')} {what} (first: {first}){remedy}",
         rows=tuple(rows[place] for place in places),
         places=places,
         details={"share": len(rows) / max(1, num_rows)},

@@ -21,14 +21,14 @@ CANDIDATE = re.compile(
 )
 _EXTENSION = re.compile(r"[ ,]{0,2}(?:ext\.?|extension|x|#) ?\d{1,6}$", re.IGNORECASE)
 _PHONE_WORDS = re.compile(
-    r"\b(?:tel|telephone|phone|phones|cell|cellphone|mobile|mob|fax|whatsapp|call|calls|called"
+    r"\b(?:tel|telephone|phone|cell|cellphone|mobile|mob|fax|whatsapp|call|calls|called"
     r"|calling"
     r"|ring|rings|dial|hotline|sms|text(?:ed)? (?:me|us|him|her|them)|reach(?:ed|able)?|landline"
     r"|pager"
     r"|voicemail"
     r"|telefon|telefono|teléfono|téléphone|telefone|móvil|movil|celular|cellulare|handy|mobil"
     r"|mobiel"
-    r"|portable|numéro|appele[rz]|llam[ae]r?|anrufen|ruf|rufnummer|bel|gsm|telefoon|puhelin|tlf"
+    r"|numéro|appele[rz]|llam[ae]r?|anrufen|ruf|rufnummer|bel|gsm|telefoon|puhelin|tlf"
     r"|tlfn"
     r"|ligue|chiamare|contact(?:ed)? (?:me|us|him|her|them)|my (?:new |old )?number(?: is)?)\b",
     re.IGNORECASE,
@@ -103,7 +103,7 @@ def _is_phone(written: str, window: str) -> bool:
         return spoken or (separated and _groups_like_phone(body))
     if _AREA_IN_BRACKETS.fullmatch(body) and 8 <= len(digits) <= 12:
         return True
-    if spoken:
+    if spoken and " / " not in body:  # "2400 / 200" is arithmetic
         return 7 <= len(digits) <= 14
     return _is_freephone(body)
 

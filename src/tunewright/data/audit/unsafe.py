@@ -18,8 +18,9 @@ _ABUSE = str.split(
     "shpx shpxvat shpxre shpxrq zbgureshpxre fuvg ohyyfuvg ovgpu phag nffubyr jnaxre gjng qvpxurnq "
     "onfgneq juber fyhg ceirefb cevpx pbpxfhpxre qrtrarengr"
 )
+# Left out are slurs that are also everyday words: breeds of cats, dams, cracks in armour.
 _SLURS = str.split(
-    "avttre avttn snttbg snt qlxr genaal ergneq ergneqrq xvxr fcvp jrgonpx puvax tbbx pbba cnxv "
+    "avttre avttn snttbg snt genaal ergneq ergneqrq xvxr fcvp jrgonpx tbbx cnxv "
     "gbjryurnq fnaqavttre wvtnobb orare enturnq mvccreurnq fgbbcvq"
 )
 _THREATS = (
