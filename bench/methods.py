@@ -23,7 +23,7 @@ METHODS = (
     "full", "freeze", "lora", "qlora", "dora", "rslora", "lora_plus", "pissa", "eva", "loftq",
     "adalora", "vera", "oft", "boft", "loha", "lokr", "ia3", "ln_tuning",
 )  # fmt: skip
-FACTORS = (1.0, 3.0)
+FACTORS = tuple(map(float, os.environ.get("METHOD_FACTORS", "1,3").split(",")))
 EPOCHS = 4
 
 

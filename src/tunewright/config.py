@@ -279,6 +279,8 @@ class TrainingSection(Section):
     """Share of the target mass spread over all classes or tokens."""
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)] | Auto = "auto"
     """Dropout inside the base; auto: what its config says."""
+    neftune_alpha: float | None = Field(default=None, gt=0, le=1000)
+    """Strength of random noise on the embeddings in training (NEFTune; 5 is usual); null: none."""
     token_dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
     """Share of input tokens hidden at random, anew for each row and epoch (encoders)."""
     pooling: Literal["auto", "mean", "base"] = "auto"

@@ -47,6 +47,7 @@ from tunewright.records import Derived, Example
 from tunewright.train.activations import start_from_activations
 from tunewright.train.head import find_head
 from tunewright.train.loop import Plan
+from tunewright.train.noise import add_embedding_noise
 from tunewright.train.optimize import Rates
 
 PREFERRED = ("chosen", "rejected")
@@ -222,6 +223,8 @@ def open_model(
     if isinstance(adapter.options, LowRank) and adapter.options.init == "eva":
         pad_id = int(base.tokenizer.pad_token_id or 0)
         start_from_activations(base, adapter.options, rows, pad_id, recipe.training.seed)
+    if recipe.training.neftune_alpha is not None:
+        add_embedding_noise(base.plain, recipe.training.neftune_alpha)
     if recipe.training.activation_checkpointing == "on":
         base.plain.gradient_checkpointing_enable()
     parameters = trainable_parameters(base.model)

@@ -1,6 +1,7 @@
 """Every method: trains, resumes to the last bit, saves, reloads, loads in plain PEFT, merges."""
 
 import dataclasses
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -135,7 +136,16 @@ def test_method(tiny, tmp_path, method):
     theirs = theirs[:, -10:].flatten(0, 1)
     torch.testing.assert_close(theirs, before, **close)
 
+    if METHODS[method].mergeable:  # another run may go on from here
+        torch.testing.assert_close(
+            logits(load_base(str(tmp_path / "model"), task="generate")),
+            before,
+            rtol=1e-3,
+            atol=1e-3,
+        )
     if not METHODS[method].mergeable:
+        with pytest.raises(ModelError, match="cannot be merged into weights, so nothing can go on"):
+            load_base(str(tmp_path / "model"), task="generate")
         with pytest.raises(ModelError, match="cannot be folded"):
             merged_state(tuned.model, fitted.weights)
         return
@@ -277,3 +287,19 @@ def test_eva_starts_from_what_the_layers_read(tiny, kind, task):
             assert not tensor.any()
     ranks = {tuple(p.shape)[0] for n, p in moved.items() if ".lora_A." in n}
     assert len(ranks) > 1
+
+
+def test_an_adapter_with_another_tokenizer_is_refused(tiny, tmp_path):
+    base = load_base(str(tiny("llama")), task="generate")
+    save_tuned(attach(base, "lora", r=2), tmp_path / "m")
+    path = tmp_path / "m" / "tokenizer.json"
+    values = json.loads(path.read_text())
+    words = values["model"]["vocab"]
+    words["a"], words["b"] = words["b"], words["a"]
+    path.write_text(json.dumps(values))
+    with pytest.raises(
+        ModelError, match=r"tokenizer gives '.' the number .* restore the tokenizer"
+    ):
+        load_tuned(tmp_path / "m")
+    with pytest.raises(ModelError, match="cannot be held in nf4"):
+        load_base(str(tmp_path / "m"), task="generate", quantization="nf4")

@@ -138,7 +138,9 @@ def _read_decoder(model: Any) -> FastDecoder | None:
     if head.weight.requires_grad or head.bias is not None or head.weight.device.type != "cpu":
         return None
     embedding, norm, rotary = inner.embed_tokens, inner.norm, inner.rotary_emb
-    if type(embedding) is not nn.Embedding or embedding.weight.requires_grad:
+    if type(embedding) is not nn.Embedding or embedding._forward_hooks:  # noise on rows, unpacked
+        return None
+    if embedding.weight.requires_grad:
         return None
     if norm.weight.requires_grad:
         return None

@@ -30,7 +30,7 @@ from tunewright.model.quantize import (
     keep_one_layout,
     load_options,
 )
-from tunewright.model.tokenizer import load_tokenizer
+from tunewright.model.tokenizer import has_tokenizer, load_tokenizer
 
 Kind = Literal["encoder", "decoder", "encoder-decoder"]
 TASKS = ("classify", "regress", "tag", "generate", "chat", "continue")
@@ -148,6 +148,11 @@ def load_source(
     quantization = "none" if random_init else quantization
     device = torch.device(device)
     check_quantization(quantization, device)
+    if quantization != "none" and source.is_adapter and merge:
+        raise ModelError(
+            f"{source.path}: going on from an adapter merges it into its base, which cannot be "
+            f"held in {quantization}; set adapter.quantization: none, or export it merged first"
+        )
     more = load_options(quantization, device, dtype)
     with quiet(), _kept_default_dtype():
         config = _read_config(ground, trust_remote_code)
@@ -155,6 +160,8 @@ def load_source(
         _check_fits(ground.reference, config, kind, task, labels)
         own_labels = tuple(str(name) for name in (config.id2label or {}).values())
         tokenizer, default_template = load_tokenizer(source, kind, trust_remote_code)
+        if source.is_adapter and has_tokenizer(ground) and has_tokenizer(source):
+            _check_same_words(source, tokenizer, load_tokenizer(ground, kind, trust_remote_code)[0])
         _prepare_config(config, tokenizer, task, tuple(labels), multi_label, dropout)
         if kind == "decoder" and task in ("classify", "regress"):
             # The head reads the last token that is not config's pad, so it must know our padding.
@@ -283,6 +290,19 @@ def _read_config(source: ModelSource, trust_remote_code: bool) -> Any:
         raise ModelError(f"{path}: {safety.first_line(error)}; correct the config") from None
     config.name_or_path = source.loadable
     return config
+
+
+def _check_same_words(source: ModelSource, adapter: Any, base: Any) -> None:
+    """Raise ModelError where an adapter's tokenizer gives a token another number than its base."""
+    numbers = base.get_vocab()
+    for token, number in adapter.get_vocab().items():
+        if numbers.get(token, number) != number:
+            assert source.base is not None
+            raise ModelError(
+                f"{source.path}: its tokenizer gives {token!r} the number {number}, that of its "
+                f"base {source.base.path} the number {numbers[token]}; restore the tokenizer that "
+                "it was trained with"
+            )
 
 
 def _check_fits(

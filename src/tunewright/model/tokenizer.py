@@ -23,6 +23,11 @@ _TOKENIZER_FILES = (
 )  # fmt: skip
 
 
+def has_tokenizer(source: ModelSource) -> bool:
+    """Whether the folder itself holds a tokenizer."""
+    return any((source.path / name).exists() for name in _TOKENIZER_FILES)
+
+
 def load_tokenizer(source: ModelSource, kind: str, trust_remote_code: bool) -> tuple[Any, bool]:
     """(tokenizer with a pad token and a chat template, whether the template is ours).
 
