@@ -57,3 +57,10 @@ def test_looks_at_validation_are_neither_none_nor_endless():
         training = recipe.training
         steps = training.num_epochs * -(-rows // training.batch_size)
         assert 1 <= steps / training.eval_steps <= 20
+
+
+def test_packed_weights_and_named_modules_want_an_adapter():
+    for section in ({"quantization": "nf4"}, {"modules_to_save": ["pooler"]}):
+        recipe, derived = fill_defaults(make_recipe({"adapter": section}), ENCODER)
+        assert recipe.adapter.method == "lora"
+        assert any(item.key == "adapter.method" for item in derived)

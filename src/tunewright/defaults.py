@@ -75,7 +75,7 @@ def fill_defaults(recipe: Recipe, facts: Facts) -> tuple[Recipe, tuple[Derived, 
         chosen.append(Derived(key, *choice))
         return choice[0]
 
-    method = settle("adapter.method", _method(facts))
+    method = settle("adapter.method", _method(facts, recipe))
     takes = METHODS[method].takes
     if "r" in takes:
         rank = settle("adapter.r", _rank(facts, method))
@@ -96,7 +96,12 @@ def fill_defaults(recipe: Recipe, facts: Facts) -> tuple[Recipe, tuple[Derived, 
     return with_values(recipe, {item.key: item.value for item in chosen}), tuple(chosen)
 
 
-def _method(facts: Facts) -> tuple[str, str]:
+def _method(facts: Facts, recipe: Recipe) -> tuple[str, str]:
+    adapter = recipe.adapter
+    if adapter.held_in != "none":
+        return "lora", f"weights held in {adapter.held_in} stay frozen, so an adapter learns"
+    if adapter.modules_to_save or adapter.exclude_modules:
+        return "lora", "some modules are named to learn whole, or not at all"
     millions = facts.num_parameters / 1e6
     if facts.num_parameters < SMALL_MODEL:
         return "full", f"{millions:.0f}M parameters: all of them fit and learn more than an adapter"
