@@ -140,7 +140,6 @@ def sms_spam() -> None:
             "train": str(DATA / "sms_spam" / "SMSSpamCollection"),
             "format": "tsv", "validation": 0.1, "test": 0.2,
         },
-        "training": {"num_epochs": 3},
     })  # fmt: skip
     keep("sms_spam", [
         at_least("spam F1", 100 * figure(report, "tuned", "f1[spam]"), 97.2, "%"),
@@ -223,7 +222,7 @@ def nl_regex() -> None:
             "validation": str(WORK / "regex-validation.jsonl"),
             "test": str(WORK / "regex-test.jsonl"),
         },
-        "training": {"learning_rate": 2e-3, "num_epochs": 12, "batch_size": 32},
+        "training": {"learning_rate": 2e-3, "num_epochs": 6, "batch_size": 32},
         "evaluation": {"metrics": ["exact_match", "token_f1", "chrf"], "max_rows": 1000,
                        "baselines": ["base", "nearest_neighbour"]},
     })  # fmt: skip
