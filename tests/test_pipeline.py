@@ -19,7 +19,7 @@ from tunewright.setup import make_setup
 def place(tmp_path_factory):
     folder = tmp_path_factory.mktemp("pipeline")
     make_tiny("bert", folder / "bert")
-    rows = [{"text": f"row {i} of {'ab'[i % 2]}", "label": "ab"[i % 2]} for i in range(60)]
+    rows = [{"text": f"row {i} of {'xy'[i % 2]}", "label": "ab"[i % 2]} for i in range(60)]
     (folder / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
     return folder
 
