@@ -44,7 +44,7 @@ PARITY_FILE = "parity.json"
 # share of equal greedy texts (eight bits may tip a close choice early in a text, so none there).
 TOLERANCE = {
     "fp32": (1e-3, 0.999, 0.999), "f32": (1e-3, 0.999, 0.999), "f16": (0.02, 0.99, 0.95),
-    "fp16": (0.02, 0.99, 0.95), "bf16": (0.15, 0.97, 0.8), "q8_0": (0.25, 0.95, 0.0),
+    "fp16": (0.02, 0.99, 0.95), "bf16": (0.15, 0.97, 0.8), "q8_0": (0.5, 0.95, 0.0),
 }  # fmt: skip
 
 

@@ -36,6 +36,11 @@ def write_vocabulary(writer: Any, base: Base, ends: Sequence[int]) -> None:
         )
     tokens, types = _tokens(core, base)
     if model.get("byte_fallback"):
+        if types.count(BYTE) < 256:
+            raise ModelError(
+                "gguf: this tokenizer has no tokens for single bytes, and llama.cpp breaks off at "
+                "the first character that it does not know; --to merged instead"
+            )
         writer.add_tokenizer_model("llama")
         writer.add_tokenizer_pre("default")
         writer.add_token_scores([-float(number) for number in range(len(tokens))])

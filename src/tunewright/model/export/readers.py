@@ -6,7 +6,9 @@ onnxruntime. None of them goes through tunewright's loading code, so a fault in 
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stderr
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,7 +75,7 @@ def read_gguf(path: Path, base: Base, ends: Sequence[int]) -> Reader:
     That reader knows neither Llama 3's rotary scaling nor Qwen 3's head size, so the shape is taken
     from the trained model; `gguf.find_wrong_shape` checks what the file says of it.
     """
-    with quiet():
+    with quiet(), redirect_stderr(io.StringIO()):  # its bar heeds no setting
         model = type(base.plain).from_pretrained(
             path.parent, gguf_file=path.name, config=base.plain.config, dtype=torch.float32,
             local_files_only=True,
