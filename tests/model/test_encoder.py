@@ -166,5 +166,8 @@ def test_other_encoders_frozen_ones_and_fp32_are_left_to_torch():
     frozen.bert.embeddings.requires_grad_(False)
     assert fast_encoder(frozen) is None
     assert fast_encoder(torch.nn.Linear(2, 2)) is None
+    noisy = bert().to(torch.bfloat16)
+    noisy.get_input_embeddings().register_forward_hook(lambda module, args, out: out)
+    assert fast_encoder(noisy) is None
     half = bert(torch.bfloat16)
     assert ("encoder layers" in make_fast(half)) == (kernels.compiled()[0] is not None)

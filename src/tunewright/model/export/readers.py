@@ -56,7 +56,7 @@ def read_with_transformers(folder: Path, base: Base, ends: Sequence[int]) -> Rea
 
 def read_with_peft(folder: Path, base: Base, ends: Sequence[int]) -> Reader:
     """An adapter as PEFT loads it on a base that transformers loads."""
-    import peft
+    from tunewright.model.peft_quietly import peft
 
     source = (base.source.base or base.source).path
     with quiet():
