@@ -178,7 +178,10 @@ def check_options(adapter: AdapterSection) -> None:
     name, extra = adapter.method, dict(adapter.__pydantic_extra__ or {})
     if name == "auto":
         if extra:
-            _wrong_option(next(iter(extra)), "belongs to one method; set adapter.method as well")
+            key = next(iter(extra))
+            if not any(key in item.options.model_fields for item in METHODS.values()):
+                _unknown_option(key, list(SHARED_KEYS))
+            _wrong_option(key, "belongs to one method; set adapter.method as well")
         return
     if name not in METHODS:
         near = ALIASES.get(name) or next(iter(difflib.get_close_matches(name, METHODS, n=1)), None)

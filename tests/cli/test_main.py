@@ -45,10 +45,11 @@ def test_mistakes_are_one_line_with_a_remedy(tunewright, line, expected, as_json
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.__name__)
 def test_help_shows_examples_and_exit_statuses(tunewright, command):
-    ended = tunewright(command.__name__, "--help")
+    name = command.__name__.rstrip("_")
+    ended = tunewright(name, "--help")
     assert ended.status == 0
     assert ended.err == ""
-    assert f"tunewright {command.__name__}" in ended.out
+    assert f"tunewright {name}" in ended.out
     for wanted in ("Example:", "Exit status:", "--json", "4 our own fault"):
         assert wanted in ended.out
 

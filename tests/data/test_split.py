@@ -81,7 +81,9 @@ def test_shares_are_met_within_a_row_or_two_in_every_class(sizes, seed):
 def test_several_labels_a_row_keep_each_label_in_training(labels):
     examples = [make(f"row number {i}", tuple(sorted(names))) for i, names in enumerate(labels)]
     sides = assign_sides(examples, SHARES, 17)
-    assert {"train", "validation", "test"} == set(sides)
+    # One row of each label stays in training; what is left can be held back.
+    if len(examples) - len({label for names in labels for label in names}) >= 4:
+        assert {"train", "validation", "test"} == set(sides)
     for label in "abcdef":
         held = [s for e, s in zip(examples, sides, strict=True) if label in e.output]
         assert not held or "train" in held

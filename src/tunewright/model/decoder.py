@@ -138,11 +138,11 @@ def _read_decoder(model: Any) -> FastDecoder | None:
     if head.weight.requires_grad or head.bias is not None or head.weight.device.type != "cpu":
         return None
     embedding, norm, rotary = inner.embed_tokens, inner.norm, inner.rotary_emb
-    if type(embedding) is not nn.Embedding or embedding._forward_hooks:  # noise on rows, unpacked
+    if type(embedding) is not nn.Embedding or hasattr(embedding, "adds_noise"):
         return None
     if embedding.weight.requires_grad:
         return None
-    if norm.weight.requires_grad:
+    if norm.weight.requires_grad or not hasattr(norm, "variance_epsilon"):
         return None
     layers = [_read_layer(module) for module in found]
     if any(layer is None for layer in layers):
@@ -167,7 +167,8 @@ def _read_layer(module: Any) -> Layer | None:
     used = getattr(config, "use_sliding_window", True)
     if (windowed and used) or config.hidden_act != "silu" or config.attention_dropout:
         return None
-    if any(norm.weight.requires_grad for norm in norms):
+    plain = all(hasattr(norm, "variance_epsilon") for norm in norms)  # not wrapped by an adapter
+    if not plain or any(norm.weight.requires_grad for norm in norms):
         return None
     parts = {
         name: as_low_rank(getattr(attention if name in "qkvo" else mlp, f"{name}_proj"))

@@ -118,7 +118,7 @@ def _read_encoder(model: Any) -> FastEncoder | None:
         return None
     if getattr(config, "position_embedding_type", "absolute") != "absolute":
         return None
-    if model.get_input_embeddings()._forward_hooks:  # noise is made for rows, not packed ones
+    if hasattr(model.get_input_embeddings(), "adds_noise"):  # made for rows, not packed ones
         return None
     layers = []
     for module in model.bert.encoder.layer:

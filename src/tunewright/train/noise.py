@@ -25,4 +25,6 @@ def add_embedding_noise(model: Any, alpha: float) -> None:
         noise = torch.empty_like(embedded_BTH).uniform_(-reach, reach)
         return embedded_BTH + noise
 
-    model.get_input_embeddings().register_forward_hook(noisy)
+    embedding = model.get_input_embeddings()
+    embedding.register_forward_hook(noisy)
+    embedding.adds_noise = True  # the packed paths look for this: they join rows into one

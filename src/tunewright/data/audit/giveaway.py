@@ -51,7 +51,7 @@ def find_giveaways(
                     "out of data.columns"
                 )
                 details = {"column": name, "share": round(share, 4), "base": round(base, 4)}
-                findings.append(Finding("giveaway_column", "error", message, details=details))
+                findings.append(Finding("giveaway_column", "warn", message, details=details))
     if material.one_label_each:
         findings += _named_in_text(rows, named_in_text)
     return findings
@@ -197,4 +197,4 @@ def _named_in_text(rows: Sequence[Example], share: float) -> list[Finding]:
         "requests name it too"
     )
     details = {"share": round(len(telling) / len(rows), 4)}
-    return [name_rows("giveaway_text", "error", message, telling, details=details)]
+    return [name_rows("giveaway_text", "warn", message, telling, details=details)]
