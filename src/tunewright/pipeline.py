@@ -71,7 +71,7 @@ from tunewright.store import (
 from tunewright.tokenising import render_for_training
 from tunewright.train.head import start_head
 from tunewright.train.loop import Evaluation, Fitted, fit
-from tunewright.validation import make_evaluate
+from tunewright.validation import make_judge
 from tunewright.worth import find_worth, is_filled, prices_of, worth_document
 
 QUICKSTART = """\
@@ -237,6 +237,7 @@ def _train_model(setup: Setup, folder: RunFolder, journal: Journal, resume: bool
     if fitted_head:
         journal.say("the new head starts from a linear model on the frozen base")
     mixing = training.interpolate == "on" or (training.interpolate == "auto" and fitted_head)
+    judge = make_judge(setup, tuning.base, choose_metrics(setup.recipe, setup.prepared))
     fitted = fit(
         tuning.base.model,
         tuning.parameters,
@@ -244,7 +245,8 @@ def _train_model(setup: Setup, folder: RunFolder, journal: Journal, resume: bool
         replace(tuning.plan, fitted_start=mixing),
         training,
         objective=objective_of(setup, tuning.base),
-        evaluate=make_evaluate(setup, tuning.base, choose_metrics(setup.recipe, setup.prepared)),
+        evaluate=None if judge is None else judge.look,
+        noise=(lambda: 0.0) if judge is None else judge.noise,
         checkpoints=folder.checkpoints,
         log_step=partial(_log_step, folder, journal),
         log_evaluation=partial(_log_evaluation, folder, journal),

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
+from tunewright.evaluate.predict import Asker
+from tunewright.evaluate.score import score
+from tunewright.metrics.calibration import best_temperature, with_temperature
+from tunewright.metrics.stats import Z
 from tunewright.metrics.table import find_metric, lacks, value_of
 from tunewright.model.load import Base
-from tunewright.records import Prediction
+from tunewright.records import Example, Prediction
 from tunewright.setup import Setup, first_by_content
 from tunewright.train.loop import Evaluate
 
@@ -18,35 +23,65 @@ MOST_GENERATED = 200
 SHOWN_METRICS = 3
 
 
-def make_evaluate(setup: Setup, base: Base, metrics: Sequence[str]) -> Evaluate | None:
-    """A function that judges `base` as it is now on validation; None without validation rows.
+@dataclass
+class Judge:
+    """Judges a model as it is now on validation rows."""
 
-    It gives (deciding metric with larger better, loss, the first few metrics).
-    """
+    setup: Setup
+    asker: Asker
+    examples: Sequence[Example]
+    metrics: Sequence[str]
+    last: Sequence[Prediction] = field(default=(), repr=False)
+
+    def look(self) -> tuple[float, float, Mapping[str, float]]:
+        """(deciding metric with larger better, loss, the first few metrics)."""
+        labels = self.setup.judged_labels
+        predictions = self.asker.predict(self.examples, system="tuned", split="validation")
+        self.last = predictions
+        chosen = {name: find_metric(name) for name in self.metrics[:SHOWN_METRICS]}
+        values = {
+            name: value_of(metric, predictions, labels)
+            for name, metric in chosen.items()
+            if not lacks(metric, predictions)
+        }
+        deciding = values.get(self.metrics[0], math.nan)
+        sign = 1.0 if chosen[self.metrics[0]].higher_is_better else -1.0
+        return sign * deciding, _loss(predictions, labels, self.setup), values
+
+    def noise(self) -> float:
+        """Standard error of the deciding metric at the last look; 0 where it is not known."""
+        name = self.metrics[0]
+        if not self.last or lacks(find_metric(name), self.last):
+            return 0.0
+        labels, seed = self.setup.judged_labels, self.setup.recipe.training.seed
+        low, high = score(self.last, [name], labels=labels, seed=seed).metrics[name].ci95
+        error = (high - low) / (2 * Z)
+        return error if math.isfinite(error) else 0.0
+
+
+def make_judge(setup: Setup, base: Base, metrics: Sequence[str]) -> Judge | None:
+    """A judge of `base` on the validation rows; None without any."""
     examples = setup.prepared.splits.validation
     if not examples:
         return None
     generative = setup.judged_task in ("generate", "chat")
     shown = first_by_content(examples, MOST_GENERATED) if generative else examples
-    labels = setup.judged_labels
-    asker = setup.asker(base)
+    return Judge(setup, setup.asker(base), shown, metrics)
 
-    def evaluate() -> tuple[float, float, Mapping[str, float]]:
-        predictions = asker.predict(shown, system="tuned", split="validation")
-        values = {
-            name: value_of(metric, predictions, labels)
-            for name, metric in ((name, find_metric(name)) for name in metrics[:SHOWN_METRICS])
-            if not lacks(metric, predictions)
-        }
-        deciding = values.get(metrics[0], math.nan)
-        sign = 1.0 if find_metric(metrics[0]).higher_is_better else -1.0
-        return sign * deciding, _loss(predictions, labels, setup), values
 
-    return evaluate
+def make_evaluate(setup: Setup, base: Base, metrics: Sequence[str]) -> Evaluate | None:
+    """What a judge of `base` says at each look; None without validation rows."""
+    judge = make_judge(setup, base, metrics)
+    return None if judge is None else judge.look
 
 
 def _loss(predictions: Sequence[Prediction], labels: Sequence[str], setup: Setup) -> float:
-    """Mean loss in nats (squared error on the standardised scale for numbers)."""
+    """Mean loss in nats (squared error on the standardised scale for numbers).
+
+    Of a classifier: after the temperature that will be folded into it, so that overconfidence,
+    which is mended at the end, does not hide what was learned (Berta et al. 2025, "Rethinking
+    Early Stopping: Refine, Then Calibrate").
+    """
     if setup.judged_task in ("generate", "chat", "continue"):
         nats = sum(p.nll_nats or 0.0 for p in predictions)
         return nats / max(1, sum(p.num_tokens or 0 for p in predictions))
@@ -55,6 +90,8 @@ def _loss(predictions: Sequence[Prediction], labels: Sequence[str], setup: Setup
         return float(np.mean(np.square(errors))) / setup.scale.deviation**2
     if setup.task == "tag":
         return math.nan  # spans carry no loss; the deciding metric decides alone
+    if setup.task == "classify" and setup.recipe.training.temperature == "auto":
+        predictions = with_temperature(predictions, best_temperature(predictions, labels))
     index = {label: i for i, label in enumerate(labels)}
     losses = []
     for p in predictions:

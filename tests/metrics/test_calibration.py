@@ -10,6 +10,7 @@ from sklearn.metrics import log_loss
 from tests.metrics.test_labels import LABELS, make_scored
 
 from tunewright.metrics.calibration import (
+    best_temperature,
     bins_of,
     confidences_of,
     fit_temperature,
@@ -78,6 +79,17 @@ def test_few_rows_without_a_mistake_move_the_temperature_little() -> None:
     assert fit_temperature(np.zeros((0, 3)), np.zeros(0, dtype=np.int64)) == pytest.approx(
         1, abs=1e-3
     )
+
+
+def test_the_best_temperature_is_found_from_probabilities_alone() -> None:
+    rows = make_scored(3000, LABELS)
+    best = best_temperature(rows, LABELS)
+    assert best_temperature(with_temperature(rows, best), LABELS) == pytest.approx(1, abs=0.02)
+    assert best_temperature(with_temperature(rows, 2.0), LABELS) == pytest.approx(
+        best / 2, rel=0.05
+    )
+    stranger = replace(rows[0], reference="never seen")
+    assert best_temperature([*rows, stranger], LABELS) == pytest.approx(best)
 
 
 def test_a_temperature_changes_confidences_and_no_answer() -> None:

@@ -128,6 +128,23 @@ def fit_temperature(logits_NK: Array, truth: NDArray[np.int64]) -> float:
     return math.exp(float(found.x))
 
 
+def best_temperature(predictions: Sequence[Prediction], labels: Sequence[str]) -> float:
+    """fit_temperature from probabilities alone, on the rows whose labels are known."""
+    index = {label: position for position, label in enumerate(labels)}
+    several = any(isinstance(row.reference, tuple) for row in predictions)
+    rows = [row for row in predictions if several or str(row.reference) in index]
+    given = np.array([row.probabilities for row in rows], dtype=np.float64)
+    shares_NK = np.clip(given.reshape(len(rows), len(labels)), SMALLEST, 1 - SMALLEST)
+    if not several:
+        truth = np.array([index[str(row.reference)] for row in rows], dtype=np.int64)
+        return fit_temperature(np.log(shares_NK), truth)
+    truth_NK = np.zeros(shares_NK.shape, dtype=np.int64)
+    for number, row in enumerate(rows):
+        known = [index[label] for label in label_set(row.reference) if label in index]
+        truth_NK[number, known] = 1
+    return fit_temperature(special.logit(shares_NK), truth_NK)
+
+
 def with_temperature(predictions: Sequence[Prediction], temperature: float) -> list[Prediction]:
     """The same answers with the confidences that logits divided by `temperature` give."""
     warmed = []

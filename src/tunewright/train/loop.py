@@ -143,10 +143,12 @@ def fit(
     forget_after: Callable[[int], None],
     journal: Journal,
     resume: bool = False,
+    noise: Callable[[], float] = lambda: 0.0,
 ) -> Fitted:
     """Train `parameters` of `model` on `rows`; ends with the best weights in the model.
 
-    forget_after(step) is called on resume: drop log lines of later steps, they come again.
+    noise(): standard error of the value that `evaluate` gave last. forget_after(step) is called on
+    resume: drop log lines of later steps, they come again.
     Raises Interrupted (saved, resumable) on SIGINT or SIGTERM; DiskFull, NonFiniteLossError or
     Refusal.
     """
@@ -171,7 +173,7 @@ def fit(
                 )
     run.restore_best()
     if evaluate is not None and plan.fitted_start:
-        run.mix_with_start(evaluate)
+        run.mix_with_start(evaluate, noise)
     return run.summary()
 
 
@@ -297,26 +299,26 @@ class _Run:
         self.optimizer.use_averages()
         self.model.eval()
 
-    def mix_with_start(self, evaluate: Evaluate) -> None:
+    def mix_with_start(self, evaluate: Evaluate, noise: Callable[[], float]) -> None:
         """Take the best on validation of weights between the start and the best ones.
 
         A step back along the line often generalises better than its end, most of all with few
-        rows (Wortsman et al. 2022, "Robust fine-tuning of zero-shot models", WiSE-FT).
+        rows (Wortsman et al. 2022, "Robust fine-tuning of zero-shot models", WiSE-FT). Values
+        within one standard error of the highest count as equal, and the loss decides: it weighs
+        how sure every row is, where a metric of right and wrong sees a row or two.
         """
         try:
             start = load_checkpoint(self.checkpoints / "step-00000000").tensors
         except RunError:
             return
         ends = {name: tensor.clone() for name, tensor in self.optimizer.weights().items()}
-        found, chosen = (self.progress.best_value, -self.progress.best_loss), 1.0
-        begun = (self.progress.start_value, -self.progress.start_loss)
-        if begun > found:
-            found, chosen = begun, 0.0
+        looks = {1.0: evaluate()[:2]}
+        spread = noise()
+        looks[0.0] = (self.progress.start_value, self.progress.start_loss)
         for share in MIXES:
             self._use_mix(start, ends, share)
-            value, loss, _ = evaluate()
-            if (value, -loss) > found:
-                found, chosen = (value, -loss), share
+            looks[share] = evaluate()[:2]
+        chosen = choose_mix(looks, spread)
         self._use_mix(start, ends, chosen)
         self.progress.mix = chosen
         if chosen < 1.0:
@@ -482,6 +484,20 @@ class _Run:
         if every is not None and self.progress.step % every == 0:
             return True
         return time.monotonic() - self.last_save >= self.config.save_interval_s
+
+
+def choose_mix(looks: Mapping[float, tuple[float, float]], spread: float) -> float:
+    """The share with the lowest loss among those whose value is the highest, or within `spread`.
+
+    looks: (value with larger better, loss) by share of the way from start to end; NaN never wins.
+    """
+    values = [value for value, _ in looks.values() if not math.isnan(value)]
+    if not values:
+        return 1.0
+    least = max(values) - (spread if math.isfinite(spread) else 0.0)
+    equal = [share for share, (value, _) in looks.items() if value >= least]
+    losses = {s: math.inf if math.isnan(looks[s][1]) else looks[s][1] for s in equal}
+    return min(equal, key=lambda share: (losses[share], -looks[share][0], -share))
 
 
 class _StepBatches(torch.utils.data.Dataset[list[Row]]):
