@@ -161,7 +161,7 @@ def test_attention_with_dropout_has_the_gradient_of_its_own_mask():
         assert float((ours.float() - leaf.grad).norm() / leaf.grad.norm()) < 2e-2
 
 
-def test_other_encoders_frozen_ones_and_fp32_are_left_to_torch():
+def test_other_encoders_frozen_ones_and_fp32_are_left_to_torch(monkeypatch):
     assert fast_encoder(bert()) is None
     frozen = bert(torch.bfloat16)
     frozen.bert.embeddings.requires_grad_(False)
@@ -171,4 +171,6 @@ def test_other_encoders_frozen_ones_and_fp32_are_left_to_torch():
     add_embedding_noise(noisy, 5.0)
     assert fast_encoder(noisy) is None
     half = bert(torch.bfloat16)
+    assert "encoder layers" not in make_fast(half)  # only on request
+    monkeypatch.setenv("TUNEWRIGHT_PACKED_ENCODERS", "on")
     assert ("encoder layers" in make_fast(half)) == (kernels.compiled()[0] is not None)
