@@ -51,8 +51,8 @@ PAIR = [{"text": "a, b", "label": "x"}, {"text": "c", "label": "y"}]
         ("columns.json", json.dumps({"text": ["a, b", "c"], "label": ["x", "y"]})),
         ("sniffed", json.dumps(PAIR)),
         ("sniffed_lines", "\n".join(map(json.dumps, PAIR))),
-        ("packed.csv.gz", gzip.compress(b'text,label\n"a, b",x\nc,y\n')),
-        ("packed.jsonl.gz", gzip.compress("\n".join(map(json.dumps, PAIR)).encode())),
+        ("packed.csv.gz", gzip.compress(b'text,label\n"a, b",x\nc,y\n', mtime=0)),
+        ("packed.jsonl.gz", gzip.compress("\n".join(map(json.dumps, PAIR)).encode(), mtime=0)),
     ],
 )
 def test_every_way_of_writing_two_rows_reads_the_same(tmp_path, name, content):
@@ -110,7 +110,7 @@ def test_places_name_the_line_on_which_a_record_begins(tmp_path):
         ("o.json", "[" * 100_000, ["o.json: JSON that cannot be read (nested too deeply)"]),
         ("o.json", '{"a": [1, 2], "b": [1]}', ["o.json: an object without rows"]),
         ("d.gz", b"\x1f\x8b\x08broken", ["d.gz: damaged gzip data"]),
-        ("t.csv.gz", gzip.compress(b"text,label\na,b\n" * 99)[:-20], ["damaged gzip data"]),
+        ("t.csv.gz", gzip.compress(b"text,label\na,b\n" * 99, mtime=0)[:-20], ["damaged gzip data"]),
         ("p.parquet", b"PAR1 and then nothing of use", ["p.parquet: damaged or not Arrow data"]),
         ("p.parquet", b"\x00\x01", ["p.parquet: damaged or not Arrow data"]),
         ("p.arrow", b"\x00\x01\x02", ["p.arrow: damaged or not Arrow data"]),
