@@ -110,7 +110,11 @@ def test_places_name_the_line_on_which_a_record_begins(tmp_path):
         ("o.json", "[" * 100_000, ["o.json: JSON that cannot be read (nested too deeply)"]),
         ("o.json", '{"a": [1, 2], "b": [1]}', ["o.json: an object without rows"]),
         ("d.gz", b"\x1f\x8b\x08broken", ["d.gz: damaged gzip data"]),
-        ("t.csv.gz", gzip.compress(b"text,label\na,b\n" * 99, mtime=0)[:-20], ["damaged gzip data"]),
+        (
+            "t.csv.gz",
+            gzip.compress(b"text,label\na,b\n" * 99, mtime=0)[:-20],
+            ["damaged gzip data"],
+        ),
         ("p.parquet", b"PAR1 and then nothing of use", ["p.parquet: damaged or not Arrow data"]),
         ("p.parquet", b"\x00\x01", ["p.parquet: damaged or not Arrow data"]),
         ("p.arrow", b"\x00\x01\x02", ["p.arrow: damaged or not Arrow data"]),
