@@ -63,8 +63,6 @@ FLOORS = (
 )
 # Shelves and rooms: whoever stands on these floors is a stranger to its neighbours.
 STRANGERS = (2, 3)
-# Files that belong to a room without being a folder.
-FAMILY = {"charts": "report"}
 NAMELESS = {"utils", "util", "helpers", "helper", "common", "misc"}
 PICKLES = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
 MAX_LINES = 80
@@ -84,8 +82,7 @@ MODULES = modules()
 
 
 def room(module: str) -> str:
-    top = module.partition(".")[0]
-    return FAMILY.get(top, "report" if top.startswith("report_") else top)
+    return module.partition(".")[0]
 
 
 def floor(module: str) -> int:

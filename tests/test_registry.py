@@ -10,7 +10,7 @@ import pytest
 from tunewright.errors import RunError
 from tunewright.records import Amount, Comparison, Cost, Report, Result, Score
 from tunewright.registry import list_runs, summarise_run
-from tunewright.report import make_report_json
+from tunewright.report.files import make_report_json
 from tunewright.store import RunFolder, write_json
 
 REPORT = Report(

@@ -15,7 +15,7 @@ import yaml
 from tunewright import figures
 from tunewright.model.load import Base
 from tunewright.records import Report
-from tunewright.report import read_report
+from tunewright.report.files import read_report
 from tunewright.store import RunFolder, read_json, write_atomic
 
 CARD_FILE = "README.md"

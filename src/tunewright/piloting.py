@@ -35,7 +35,7 @@ from tunewright.evaluate.baselines import Material, run_baselines
 from tunewright.evaluate.score import score
 from tunewright.journal import Journal, silence
 from tunewright.records import Derived, Example
-from tunewright.report_pilot import make_pilot_page
+from tunewright.report.pilot import make_pilot_page
 from tunewright.setup import Setup, first_by_content, make_setup
 from tunewright.store import to_plain, write_atomic, write_json
 from tunewright.train.loop import Evaluation

@@ -54,7 +54,7 @@ from tunewright.records import (
     StepLog,
 )
 from tunewright.registry import VERSION
-from tunewright.report import read_report, write_report
+from tunewright.report.files import read_report, write_report
 from tunewright.rivals import answer_with_rivals, check_rivals
 from tunewright.setup import PREFERRED, Setup, make_setup, open_model
 from tunewright.store import (

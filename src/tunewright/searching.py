@@ -547,7 +547,7 @@ def _show(value: Any) -> str:
 
 
 def _write(study: _Study, report: SearchReport) -> None:
-    from tunewright.report_search import make_search_page
+    from tunewright.report.search import make_search_page
 
     document = to_plain(document_of(report))
     write_json(study.folder / "search.json", document)

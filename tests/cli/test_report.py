@@ -8,7 +8,7 @@ from tests.test_registry import REPORT
 from tunewright.cli.compare import _print_comparison
 from tunewright.cli.output import make_console
 from tunewright.figures import show_delta
-from tunewright.report import make_report_json
+from tunewright.report.files import make_report_json
 from tunewright.store import RunFolder, write_atomic, write_json
 
 

@@ -46,7 +46,7 @@ def benefit(
     from datetime import UTC, datetime
 
     from tunewright.prices import read_prices
-    from tunewright.report_benefit import make_benefit_page
+    from tunewright.report.benefit import make_benefit_page
     from tunewright.store import RunFolder, to_plain, write_atomic
     from tunewright.worth import weigh_run, worth_document
 
@@ -85,7 +85,7 @@ def _print(document: dict[str, Any], console: Console) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from tunewright.report_benefit import benefit_section
+    from tunewright.report.benefit import benefit_section
 
     shown = benefit_section(document)
     word = str(document["verdict"])

@@ -43,7 +43,7 @@ def chat(
         raise UserError("--message: empty; write what to ask")
 
     from tunewright.asking import open_chat
-    from tunewright.report_text import clean_text
+    from tunewright.report.text import clean_text
 
     session = open_chat(what)
     if message is None:
@@ -98,7 +98,7 @@ def _lines() -> Iterator[str]:
 
 def _print_reply(pieces: Iterator[str]) -> None:
     """Print a reply as it comes, without what could steer the terminal."""
-    from tunewright.report_text import clean_text
+    from tunewright.report.text import clean_text
 
     try:
         for piece in pieces:

@@ -247,7 +247,7 @@ def _write(
 
 
 def _write_page(html: Path, what: str, checkup: Checkup) -> None:
-    from tunewright.report_check import make_check_page
+    from tunewright.report.check import make_check_page
     from tunewright.store import naming_disk_errors, write_atomic
 
     with naming_disk_errors(html):

@@ -101,7 +101,7 @@ def choose(
     document = to_plain({**document_of(report), "folder": folder})
 
     def show(console: Console) -> None:
-        from tunewright.report_choose import print_choice
+        from tunewright.report.choose import print_choice
 
         print_choice(document, console)
         if winner_of(report) is not None:

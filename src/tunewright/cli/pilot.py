@@ -68,7 +68,7 @@ def pilot(
     document = to_plain({**document_of(report), "folder": folder})
 
     def show(console: Console) -> None:
-        from tunewright.report_pilot import print_pilot
+        from tunewright.report.pilot import print_pilot
 
         print_pilot(document, console)
         console.print(f"Page: {folder / 'pilot.html'}", markup=False, soft_wrap=True)

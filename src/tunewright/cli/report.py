@@ -54,7 +54,7 @@ def report(
 
 def _show(folder: Any, document: Any, output_format: str, console: Console) -> None:
     if output_format == "terminal":
-        from tunewright.report import print_report, read_report
+        from tunewright.report.files import print_report, read_report
 
         print_report(read_report(folder), console)
         console.print(f"Report: {folder.report_html}", markup=False, soft_wrap=True)

@@ -84,7 +84,7 @@ def search(
     document = to_plain({**document_of(report), "folder": folder})
 
     def show(console: Console) -> None:
-        from tunewright.report_search import print_search
+        from tunewright.report.search import print_search
 
         print_search(document, console)
         console.print(f"Page: {folder / 'search.html'}", markup=False, soft_wrap=True)

@@ -22,7 +22,7 @@ def answer_with_report(report: Report, place: Path | None, *, gate: bool = False
 
     The exit status is 0 whatever the verdict, or under `gate` 1 unless the verdict is `ship`.
     """
-    from tunewright.report import make_report_json, print_report
+    from tunewright.report.files import make_report_json, print_report
 
     document = dict(make_report_json(report))
     if place is not None:

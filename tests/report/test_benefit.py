@@ -8,7 +8,7 @@ import pytest
 
 from benefit_fixture import make_worth
 from tunewright.decide.benefit import find_value
-from tunewright.report_benefit import benefit_section, make_benefit_page, net_present_value
+from tunewright.report.benefit import benefit_section, make_benefit_page, net_present_value
 from tunewright.store import to_plain
 from tunewright.worth import worth_document
 

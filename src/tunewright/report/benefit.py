@@ -13,9 +13,10 @@ from typing import Any
 
 from markupsafe import Markup
 
-from tunewright import charts, figures
+from tunewright import figures
 from tunewright.figures import known
-from tunewright.report_shell import render_page
+from tunewright.report import charts
+from tunewright.report.shell import render_page
 
 VERDICTS = {
     "GO": ("good", "✓", "The money comes back, beyond reasonable doubt."),

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
-from tunewright import charts
 from tunewright.figures import metric_title, show_number, show_seconds, show_value
-from tunewright.report_shell import render_page
+from tunewright.report import charts
+from tunewright.report.shell import render_page
 
 if TYPE_CHECKING:
     from rich.console import Console

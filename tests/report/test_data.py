@@ -5,7 +5,7 @@ from tunewright.config import DataSection
 from tunewright.data.card import make_card as make_real_card
 from tunewright.data.prepare import prepare
 from tunewright.journal import silence
-from tunewright.report_data import make_data_section
+from tunewright.report.data import make_data_section
 from tunewright.store import to_plain
 
 

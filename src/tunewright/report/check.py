@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tunewright import figures
-from tunewright.report_data import SEVERITIES, make_data_section
-from tunewright.report_shell import render_page
+from tunewright.report.data import SEVERITIES, make_data_section
+from tunewright.report.shell import render_page
 from tunewright.store import to_plain
 
 MAX_ROWS = 500

@@ -15,7 +15,7 @@ from report_fixture import (
     shuffled_report,
     tag_report,
 )
-from tunewright.report_page import closest_rival, make_page, mark_missing
+from tunewright.report.page import closest_rival, make_page, mark_missing
 
 
 class Page(HTMLParser):

@@ -13,11 +13,11 @@ from report_fixture import (
     make_result,
     shuffled_report,
 )
-from tunewright import charts
 from tunewright.records import Comparison, Cost, Report
-from tunewright.report import print_report
-from tunewright.report_page import make_page
-from tunewright.report_text import draw_interval, make_markdown
+from tunewright.report import charts
+from tunewright.report.files import print_report
+from tunewright.report.page import make_page
+from tunewright.report.text import draw_interval, make_markdown
 from tunewright.store import to_plain
 
 

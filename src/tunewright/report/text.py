@@ -10,7 +10,6 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from tunewright.charts import Scale, focus_scale
 from tunewright.figures import (
     begin,
     known,
@@ -27,6 +26,7 @@ from tunewright.figures import (
     system_title,
 )
 from tunewright.records import Amount, Comparison, Report, Result, Score
+from tunewright.report.charts import Scale, focus_scale
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from tunewright import charts, figures
+from tunewright import figures
 from tunewright.errors import RecipeError
 from tunewright.figures import known
 from tunewright.records import Comparison, Report, Result
-from tunewright.report_text import say_comparison
+from tunewright.report import charts
+from tunewright.report.text import say_comparison
 
 WORDS = {"better": ("good", "▲"), "worse": ("bad", "▼"), "cannot tell": ("open", "◇")}
 

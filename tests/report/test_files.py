@@ -14,7 +14,7 @@ from report_fixture import (
     shuffled_report,
 )
 from tunewright.errors import RunError
-from tunewright.report import make_report_json, read_report, write_report
+from tunewright.report.files import make_report_json, read_report, write_report
 from tunewright.store import RunFolder
 
 CONTRACT = [

@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tunewright import charts, figures
+from tunewright import figures
 from tunewright.figures import known
+from tunewright.report import charts
 
 PORTRAIT_KEYS = ("vocabulary", "diversity", "duplicates", "learnability")
 KNOWN_KEYS = {"labels", "splits", "findings", "dropped", *PORTRAIT_KEYS}

@@ -14,14 +14,15 @@ from typing import Any
 
 from markupsafe import Markup
 
-from tunewright import charts, figures
+from tunewright import figures
 from tunewright.figures import known
 from tunewright.records import Comparison, Report
-from tunewright.report_benefit import benefit_section
-from tunewright.report_data import make_data_section
-from tunewright.report_scores import direction, forests, metric_tick, result_group
-from tunewright.report_shell import render_page, shorten
-from tunewright.report_text import (
+from tunewright.report import charts
+from tunewright.report.benefit import benefit_section
+from tunewright.report.data import make_data_section
+from tunewright.report.scores import direction, forests, metric_tick, result_group
+from tunewright.report.shell import render_page, shorten
+from tunewright.report.text import (
     cost_rows,
     group_by_split,
     order_results,

@@ -12,7 +12,7 @@ from typing import Any
 from markupsafe import Markup
 
 from tunewright import figures
-from tunewright.report_text import clean_text
+from tunewright.report.text import clean_text
 
 MAX_CHARACTERS = 700
 

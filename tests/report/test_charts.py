@@ -3,7 +3,7 @@
 import math
 import random
 
-from tunewright import charts
+from tunewright.report import charts
 
 
 def test_whiskers_stand_where_the_figures_are():

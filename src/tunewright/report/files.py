@@ -1,6 +1,6 @@
 """The report of a run: the record as JSON and back, and the three files that a run leaves.
 
-The page is drawn in report_page.py, the terminal and Markdown text in report_text.py.
+The page is drawn in report/page.py, the terminal and Markdown text in report/text.py.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from typing import Any
 
 from tunewright.errors import RunError
 from tunewright.records import Amount, Comparison, Cost, Report, Result, Score
-from tunewright.report_page import make_page
-from tunewright.report_text import make_markdown, print_report
+from tunewright.report.page import make_page
+from tunewright.report.text import make_markdown, print_report
 from tunewright.store import RunFolder, read_json, to_plain, write_atomic, write_json
 
 __all__ = ["make_report_json", "print_report", "read_report", "write_report"]

@@ -2,9 +2,9 @@
 
 import pytest
 
+from browser_fixture import BROWSER, browse, frames_of, measured, with_script
 from report_fixture import ATTACK
-from test_report_browser import BROWSER, browse, frames_of, measured, with_script
-from tunewright.report_check import make_check_page
+from tunewright.report.check import make_check_page
 
 FITS = """
 addEventListener("load", () => {

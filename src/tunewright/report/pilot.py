@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from tunewright import charts
 from tunewright.figures import (
     metric_title,
     show_delta,
@@ -20,7 +19,8 @@ from tunewright.figures import (
     show_value,
     system_title,
 )
-from tunewright.report_shell import render_page
+from tunewright.report import charts
+from tunewright.report.shell import render_page
 
 if TYPE_CHECKING:
     from rich.console import Console
