@@ -45,6 +45,7 @@ FLOORS = (
         "validation",
         "probing",
         "worth",
+        "outlook",
         "learning",
         "trial",
         "piloting",

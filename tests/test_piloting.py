@@ -22,6 +22,7 @@ def place(tmp_path_factory):
 def values(place):
     values = make_values(place)
     values["training"].pop("learning_rate")  # type: ignore[attr-defined]
+    values["business"] = {"requests_per_month": 5000, "cost_per_error_usd": 1, "train_usd": 3}
     return values
 
 
@@ -46,6 +47,9 @@ def test_its_folder_holds_the_answer_the_page_and_the_recipe(made, place, values
     assert document["answer"] == made.answer.answer and len(document["points"]) == 3
     page = (folder / "pilot.html").read_text()
     assert made.answer.answer in page and "https://" not in page and "http://" not in page
+    worth = document["benefit"]  # by forecast, in the page too
+    assert worth["costs"] == [{"what": "training", "usd": 3.0}] and worth["verdict"]
+    assert worth["because"][0] in page
     whole = read_recipe(folder / "recipe.yaml")
     assert whole.base_model == values["base_model"]
 

@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ from tunewright.errors import DataError, Refusal
 from tunewright.evaluate.baselines import Material, run_baselines
 from tunewright.evaluate.score import score
 from tunewright.journal import Journal, silence
+from tunewright.outlook import Measured, forecast_error, shortest_outlook
 from tunewright.records import Derived, Example
 from tunewright.report.pilot import make_pilot_page
 from tunewright.setup import Setup, first_by_content, make_setup
@@ -51,6 +53,7 @@ from tunewright.trial import (
     run_trial,
     with_rows,
 )
+from tunewright.worth import prices_of
 
 OVERFIT_ROWS = 8
 OVERFIT_STEPS = 40
@@ -85,6 +88,8 @@ class PilotReport:
     full_seconds: float
     cost_share: float
     warnings: tuple[str, ...]
+    benefit: dict[str, Any] | None = None
+    """The short form of `benefit` by forecast, where the recipe has a `business:` section."""
 
 
 def pilot(
@@ -293,6 +298,31 @@ def _report(
         full_seconds=full_seconds,
         cost_share=spent / full_seconds,
         warnings=tuple(journal.warnings),
+        benefit=_outlook(setup, metric, answer, rivals, full_seconds),
+    )
+
+
+def _outlook(
+    setup: Setup,
+    metric: str,
+    answer: PilotAnswer,
+    rivals: Sequence[Baseline],
+    full_seconds: float,
+) -> dict[str, Any] | None:
+    """Whether the whole run would pay, as far as the pilots can tell."""
+    today, made = datetime.now(UTC).date(), answer.forecast
+    error = forecast_error(metric, made.value, made.band90)
+    known = {item.name: Measured(1.0 - item.value, item.deviation) for item in rivals}
+    splits = setup.prepared.splits
+    return shortest_outlook(
+        setup.recipe,
+        num_rows=len(splits.train) + len(splits.validation) + len(splits.test),
+        train_usd=None,
+        train_hours=full_seconds / 3600,
+        prices=prices_of(setup.recipe, today),
+        today=today,
+        tuned_error=error,
+        rivals=known if error is not None else {},
     )
 
 
@@ -335,6 +365,7 @@ def document_of(report: PilotReport) -> dict[str, Any]:
             "share": report.cost_share,
         },
         "warnings": report.warnings,
+        "benefit": report.benefit,
     }
 
 

@@ -80,6 +80,8 @@ class Plan:
     changes: tuple[Change, ...]
     notes: tuple[str, ...]
     calibration: Mapping[str, Calibration]
+    num_rows: int = 0
+    """Rows of all splits."""
 
 
 def make_plan(
@@ -154,6 +156,7 @@ def make_plan(
         changes=tuple(changes) if verdict != "FIT" else (),
         notes=(f"lengths: {lengths.source}", *memory.notes, *notes),
         calibration=known,
+        num_rows=lengths.num_train + lengths.num_validation + lengths.num_test,
     )
 
 

@@ -103,13 +103,9 @@ def find_worth(
     business = recipe.business
     stakes = make_stakes(business)
     right = rows_right(answers, labels, str(recipe.task))
-    desk = _Desk(prices, today, ask)
-    costs = _costs(business, num_rows, train_hours, desk)
-    again = sum(usd for name, usd in costs if name in ("training", "search", "evaluation"))
-    monthly = [
-        ("monitoring", business.monitoring_usd_per_month),
-        ("tuning again", retuning_usd(business.retunes_per_year, again)),
-    ]
+    desk = PriceDesk(prices, today, ask)
+    costs = build_costs(business, num_rows, train_hours, desk)
+    monthly = monthly_costs(business, costs)
     options = _options(business, right, desk)
     tuned = options.pop(TUNED)
     monthly.insert(0, ("hosting", tuned.month_usd))
@@ -118,7 +114,7 @@ def find_worth(
         build_usd=tuned.build_usd + sum(usd for _, usd in costs),
         month_usd=sum(usd for _, usd in monthly),
     )
-    old = _find_old(business, options, stakes)
+    old = find_old(business, options, stakes)
     groups = [row.group for row in answers[TUNED]]
     draws = _draws(right, old, groups, num_draws, recipe.training.seed)
     low, high = (float(q) for q in np.quantile(draws, (0.025, 0.975)))
@@ -198,7 +194,7 @@ def rows_right(
     return found
 
 
-class _Desk:
+class PriceDesk:
     """Looks prices up, asks for what is missing or in conflict, keeps sources and warnings."""
 
     def __init__(self, prices: Prices, today: date, ask: Ask | None) -> None:
@@ -223,9 +219,10 @@ class _Desk:
         return usd
 
 
-def _costs(
-    business: BusinessSection, num_rows: int, train_hours: float, desk: _Desk
+def build_costs(
+    business: BusinessSection, num_rows: int, train_hours: float, desk: PriceDesk
 ) -> list[tuple[str, float]]:
+    """What building the tuned model takes, item by item. Raises MissingFigureError."""
     rows = num_rows if business.labelled_rows is None else business.labelled_rows
     train = business.train_usd
     if train is None:
@@ -239,8 +236,19 @@ def _costs(
     ]
 
 
+def monthly_costs(
+    business: BusinessSection, costs: Sequence[tuple[str, float]]
+) -> list[tuple[str, float]]:
+    """What the tuned model takes every month beside hosting; costs: as build_costs gives them."""
+    again = sum(usd for name, usd in costs if name in ("training", "search", "evaluation"))
+    return [
+        ("monitoring", business.monitoring_usd_per_month),
+        ("tuning again", retuning_usd(business.retunes_per_year, again)),
+    ]
+
+
 def _options(
-    business: BusinessSection, right: Mapping[str, Array], desk: _Desk
+    business: BusinessSection, right: Mapping[str, Array], desk: PriceDesk
 ) -> dict[str, Option]:
     named = dict(business.options)
     for system in right:
@@ -254,11 +262,12 @@ def _options(
                 f"name ({', '.join(right)})"
             )
         measured = 1.0 - float(right[name].mean()) if name in right else 0.0
-        found[name] = _priced(name, given, measured if error is None else error, desk)
+        found[name] = price_option(name, given, measured if error is None else error, desk)
     return found
 
 
-def _priced(name: str, given: BusinessOption, error: float, desk: _Desk) -> Option:
+def price_option(name: str, given: BusinessOption, error: float, desk: PriceDesk) -> Option:
+    """One way to answer, its tokens priced. Raises MissingFigureError."""
     if given.cached_tokens > given.input_tokens:
         raise RecipeError(
             f"business.options.{name}.cached_tokens is {given.cached_tokens:g}, more than its "
@@ -284,7 +293,7 @@ def _priced(name: str, given: BusinessOption, error: float, desk: _Desk) -> Opti
     )
 
 
-def _find_old(business: BusinessSection, options: Mapping[str, Option], stakes: Stakes) -> Option:
+def find_old(business: BusinessSection, options: Mapping[str, Option], stakes: Stakes) -> Option:
     """What would be replaced: the named system, or whichever other one costs least in all."""
     if not options:
         raise MissingFigureError(

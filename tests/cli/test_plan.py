@@ -121,3 +121,15 @@ def test_a_probe_measures_real_steps(tunewright, tmp_path):
     assert memory["peak_bytes"] > 3e8  # weights, masters and moments of 23M parameters at least
     ended = tunewright("plan", "t.yaml", "--probe", "--device", "L4")
     assert ended.status == 2 and "this machine only" in ended.err
+
+
+def test_a_business_section_gives_the_short_form_of_benefit(tunewright, big, tmp_path):
+    (tmp_path / "prices.yaml").write_text("device_hour: {H100-80GB: 2.0}\n")
+    asked = ("plan", big, "--device", "32x H100", "--prices", tmp_path / "prices.yaml")
+    business = ("--set", "business={requests_per_month: 1000, cost_per_error_usd: 2}")
+    ended = tunewright(*asked, *business, "--json")
+    worth = ended.document["benefit"]
+    assert worth["costs"] == [{"what": "training", "usd": ended.document["usd"]}]
+    assert worth["needed_gain"] > 0
+    assert "errors saved" in tunewright(*asked, *business).out
+    assert tunewright(*asked, "--json").document["benefit"] is None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -62,6 +62,7 @@ def plan(
 
     from tunewright.config import read_recipe
     from tunewright.journal import ConsoleJournal
+    from tunewright.outlook import shortest_outlook
     from tunewright.planning import (
         is_here,
         make_plan,
@@ -74,6 +75,8 @@ def plan(
 
     asked = read_recipe(recipe, overrides or ())
     today = datetime.now(UTC).date()
+    named = prices or (Path(asked.business.prices) if asked.business.prices else None)
+    known_prices = read_prices(named, today)
     journal = ConsoleJournal()
     here = is_here(device)
     place, room = this_machine(asked) if here else named_device(device, asked)
@@ -82,16 +85,24 @@ def plan(
         place,
         room,
         journal,
-        prices=read_prices(prices, today),
+        prices=known_prices,
         card=card,
         calibration=read_calibration(runs, place) if here else None,
         today=today,
     )
     if probe:
         made = _probed(made, asked, here, journal)
+    worth = shortest_outlook(
+        asked,
+        num_rows=made.num_rows,
+        train_usd=made.usd,
+        train_hours=made.seconds.total / 3600,
+        prices=known_prices,
+        today=today,
+    )
     return Answer(
-        plan_document(made),
-        lambda console: _print_plan(made, console),
+        {**plan_document(made), "benefit": worth},
+        lambda console: _print_plan(made, worth, console),
         exit_status=1 if made.verdict == "NO" else 0,
     )
 
@@ -105,7 +116,7 @@ def _probed(made: Plan, asked: Recipe, here: bool, journal: Journal) -> Plan:
     return with_probe(made, probe(asked, journal))
 
 
-def _print_plan(made: Plan, console: Console) -> None:
+def _print_plan(made: Plan, worth: dict[str, Any] | None, console: Console) -> None:
     from rich.text import Text
 
     from tunewright.figures import show_bytes, show_seconds
@@ -142,7 +153,12 @@ def _print_plan(made: Plan, console: Console) -> None:
             for change in made.changes
         ]  # fmt: skip
         _print_rows("What would need less", changes, console)
-    for note in made.notes:
+    if worth is not None:
+        console.print(Text("Is it worth it?", "bold"))
+        for sentence in worth["because"]:
+            console.print(Text(f"  {sentence}"), soft_wrap=True)
+        console.print()
+    for note in (*made.notes, *(worth or {}).get("warnings", ())):
         console.print(Text(f"  {note}", "dim"), soft_wrap=True)
 
 

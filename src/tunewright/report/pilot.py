@@ -104,6 +104,7 @@ def _price_lines(document: Mapping[str, Any]) -> list[str]:
     ]
     if check is not None:
         lines.append(f"Learning rate {document['learning_rate']:.2g}: {check['reason']}")
+    lines += (document.get("benefit") or {}).get("because", ())
     return lines
 
 
