@@ -12,11 +12,14 @@ from tunewright.cli.output import Answer
 from tunewright.errors import UserError
 
 if TYPE_CHECKING:
+    from datetime import date
+
     from rich.console import Console
 
     from tunewright.config import Recipe
     from tunewright.journal import Journal
     from tunewright.planning import Plan
+    from tunewright.prices import Prices
 
 SIGNS = {"FIT": ("✓", "green"), "UNCERTAIN": ("?", "yellow"), "NO": ("✕", "red")}
 
@@ -62,7 +65,6 @@ def plan(
 
     from tunewright.config import read_recipe
     from tunewright.journal import ConsoleJournal
-    from tunewright.outlook import shortest_outlook
     from tunewright.planning import (
         is_here,
         make_plan,
@@ -92,18 +94,25 @@ def plan(
     )
     if probe:
         made = _probed(made, asked, here, journal)
-    worth = shortest_outlook(
-        asked,
-        num_rows=made.num_rows,
-        train_usd=made.usd,
-        train_hours=made.seconds.total / 3600,
-        prices=known_prices,
-        today=today,
-    )
+    worth = _outlook(made, asked, known_prices, today)
     return Answer(
         {**plan_document(made), "benefit": worth},
         lambda console: _print_plan(made, worth, console),
         exit_status=1 if made.verdict == "NO" else 0,
+    )
+
+
+def _outlook(made: Plan, asked: Recipe, prices: Prices, today: date) -> dict[str, Any] | None:
+    """The short form of `benefit`, where the recipe has a `business:` section."""
+    from tunewright.outlook import shortest_outlook
+
+    return shortest_outlook(
+        asked,
+        num_rows=made.num_rows,
+        train_usd=made.usd,
+        train_hours=made.seconds.total / 3600,
+        prices=prices,
+        today=today,
     )
 
 
