@@ -183,21 +183,26 @@ def _load(what: str, precision: str | None = None) -> tuple[Base, Mapping[str, A
 
 
 def make_rendering(
-    tokenizer: Any, manifest: Mapping[str, Any], base: Base, *, task: str
+    tokenizer: Any, manifest: Mapping[str, Any], base: Base | None, *, task: str
 ) -> Rendering:
-    """How the model that `manifest` describes reads text; the rest is told by its base."""
-    length = manifest.get("max_length") or min(longest_input(base) or 2048, 2048)
+    """How the model that `manifest` describes reads text; the rest is told by its base.
+
+    base: None for a decoder that another program keeps in memory.
+    """
+    length = manifest.get("max_length") or min((base and longest_input(base)) or 2048, 2048)
     edges = tuple((name, tuple(values)) for name, values in manifest.get("column_edges") or ())
     native = manifest.get("native_template")
     if native is None:
-        native = not manifest.get("default_template", base.default_template)
+        native = not manifest.get("default_template", base is not None and base.default_template)
     return Rendering(
         task=task,
         tokenizer=tokenizer,
         max_length=int(length),
-        labels=base.labels,
-        multi_label=base.multi_label,
-        seq2seq=base.kind == "encoder-decoder" and task in ("generate", "chat"),
+        labels=base.labels if base else (),
+        multi_label=base is not None and base.multi_label,
+        seq2seq=base is not None
+        and base.kind == "encoder-decoder"
+        and task in ("generate", "chat"),
         native_template=bool(native),
         column_edges=edges,
     )

@@ -2,18 +2,19 @@
 
 LoRA adapters of one base share it: one base in memory, its adapters mixed in one batch. Models that
 were tuned in full, classifiers and embedders have weights of their own; the least used is let go
-when there are too many.
+when there are too many. What a request holds (a TextModel and the like) stays loaded until the
+request has let go of it, so that no swap ever takes a model from under an answer.
 """
 
 from __future__ import annotations
 
 import threading
+import weakref
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from tunewright.asking import make_rendering, open_asker
 from tunewright.data.render import Rendering
@@ -26,7 +27,8 @@ from tunewright.model.tokenizer import load_tokenizer
 from tunewright.model.weights import read_manifest
 from tunewright.records import Example
 from tunewright.serve.batches import BatchRunner
-from tunewright.serve.text import TextRunner
+from tunewright.serve.text import TextRunner, TextServer
+from tunewright.serve.vllm import VllmServer
 from tunewright.store import RunFolder
 
 Kind = Literal["text", "labels", "embedding"]
@@ -34,6 +36,8 @@ WRITES = ("generate", "chat", "continue")
 LABELS = ("classify", "regress", "tag")
 MAX_LOADED = 4
 MAX_ADAPTERS = 64
+EngineName = Literal["here", "vllm"]
+M = TypeVar("M")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,23 +55,52 @@ class Served:
     folder: Path | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class TextModel:
     """How to ask one text model: the runner of its base, and its own adapter and template."""
 
-    runner: TextRunner
+    runner: TextServer
     rendering: Rendering
     adapter: str | None
     max_new_tokens: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class LabelModel:
     """A classifier, regressor or tagger; answers are records.Prediction."""
 
     runner: BatchRunner
     labels: tuple[str, ...]
     task: str
+
+
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
+class EmbeddingModel:
+    """An embedder; answers are vectors of unit length."""
+
+    runner: BatchRunner
+
+
+@dataclass
+class _Loaded:
+    """Something in memory, and who holds it. rendering: of an adapter or whole model."""
+
+    runner: TextServer | BatchRunner
+    asker: Asker | None = None
+    adapters: OrderedDict[str, _Adapter] = field(default_factory=OrderedDict)
+    held: weakref.WeakSet[Any] = field(default_factory=weakref.WeakSet)
+
+    @property
+    def is_idle(self) -> bool:
+        """Nobody holds it or waits for it."""
+        return not self.held and self.runner.num_requests == 0
+
+
+@dataclass
+class _Adapter:
+    rendering: Rendering
+    max_new_tokens: int
+    held: weakref.WeakSet[Any] = field(default_factory=weakref.WeakSet)
 
 
 def find_served(sources: Iterable[str]) -> list[Served]:
@@ -106,17 +139,26 @@ def _is_encoder(source: str) -> bool:
 
 
 class Hosting:
-    """The models of a server. Methods may be called from any thread, and block while loading."""
+    """The models of a server. Methods may be called from any thread, and block while loading.
+
+    engine: "here" answers in this process, "vllm" by vLLM. max_adapters: of one base.
+    """
 
     def __init__(
-        self, models: Sequence[Served], *, max_loaded: int = MAX_LOADED, max_waiting: int = 256
+        self,
+        models: Sequence[Served],
+        *,
+        max_loaded: int = MAX_LOADED,
+        max_waiting: int = 256,
+        max_adapters: int = MAX_ADAPTERS,
+        engine: EngineName = "here",
     ) -> None:
         self.models = {model.id: model for model in models}
         self.max_loaded, self.max_waiting = max_loaded, max_waiting
-        self._runners: OrderedDict[str, TextRunner | BatchRunner] = OrderedDict()
-        self._askers: dict[str, Asker] = {}
-        self._adapters: dict[str, OrderedDict[str, Rendering]] = {}
+        self.max_adapters, self.engine = max_adapters, engine
+        self._loaded: OrderedDict[str, _Loaded] = OrderedDict()
         self._lock = threading.RLock()
+        self._loading: dict[str, threading.Lock] = {}
 
     def add(self, model: Served) -> None:
         """Offer one more model."""
@@ -135,115 +177,202 @@ class Hosting:
             raise ModelError(f"model {name!r}: is a {model.kind} model, not {' or '.join(kinds)}")
         return model
 
+    def open(self, name: str) -> TextModel | LabelModel | EmbeddingModel:
+        """A model of any kind, loaded if it is not. Raises KeyError, ModelError."""
+        kind = self.find(name).kind
+        if kind == "text":
+            return self.open_text(name)
+        return self.open_labels(name) if kind == "labels" else self.open_embedding(name)
+
     def open_text(self, name: str) -> TextModel:
         """A text model, loaded if it is not. Raises KeyError, ModelError."""
         model = self.find(name, "text")
-        with self._lock:
-            return self._with_adapter(model) if model.base else self._whole(model)
+        if model.base:
+            key = f"base:{model.base}"
+            take = self._take_adapter
+        else:
+            key, take = model.source, self._take_whole
+        while True:
+            with self._lock:
+                taken = take(key, model)
+            if taken is not None:
+                return taken
+            self._load_text(key, model)
 
     def open_labels(self, name: str) -> LabelModel:
         """A classifier, loaded if it is not. Raises KeyError, ModelError."""
         model = self.find(name, "labels")
-        with self._lock:
-            key = model.source
-            if key not in self._runners:
-                asker = self._askers[key] = open_asker(model.source)
-                self._keep(key, BatchRunner(_labeller(asker), max_waiting=16 * self.max_waiting))
-            runner = self._use(key)
-            assert isinstance(runner, BatchRunner)
-            how = self._askers[key].rendering
-            return LabelModel(runner, how.labels, how.task)
 
-    def open_embedding(self, name: str) -> BatchRunner:
+        def load() -> _Loaded:
+            asker = open_asker(model.source)
+            return _Loaded(BatchRunner(_labeller(asker), max_waiting=16 * self.max_waiting), asker)
+
+        def take(loaded: _Loaded) -> LabelModel:
+            assert isinstance(loaded.runner, BatchRunner) and loaded.asker is not None
+            how = loaded.asker.rendering
+            return LabelModel(loaded.runner, how.labels, how.task)
+
+        return self._open(model.source, load, take)
+
+    def open_embedding(self, name: str) -> EmbeddingModel:
         """An embedder: mean of the last hidden states, unit length. Raises KeyError, ModelError."""
         model = self.find(name, "embedding", "labels")
-        with self._lock:
-            key = f"embedding:{model.source}"
-            if key not in self._runners:
-                self._keep(key, BatchRunner(_embedder(model), max_waiting=16 * self.max_waiting))
-            runner = self._use(key)
-            assert isinstance(runner, BatchRunner)
-            return runner
+
+        def load() -> _Loaded:
+            return _Loaded(BatchRunner(_embedder(model), max_waiting=16 * self.max_waiting))
+
+        def take(loaded: _Loaded) -> EmbeddingModel:
+            assert isinstance(loaded.runner, BatchRunner)
+            return EmbeddingModel(loaded.runner)
+
+        return self._open(f"embedding:{model.source}", load, take)
 
     @property
     def num_requests(self) -> int:
         """Text requests that wait or are under way."""
-        return sum(r.num_requests for r in self._runners.values() if isinstance(r, TextRunner))
+        with self._lock:
+            runners = [loaded.runner for loaded in self._loaded.values()]
+        return sum(r.num_requests for r in runners if not isinstance(r, BatchRunner))
+
+    @property
+    def in_memory(self) -> dict[str, tuple[str, ...]]:
+        """What is loaded now: bases and models, each with its adapters; the least used first."""
+        with self._lock:
+            return {key: tuple(loaded.adapters) for key, loaded in self._loaded.items()}
 
     def close(self) -> None:
         """Stop every runner."""
         with self._lock:
-            for runner in self._runners.values():
-                runner.close()
-            self._runners.clear()
+            loaded = list(self._loaded.values())
+            self._loaded.clear()
+        for item in loaded:
+            item.runner.close()
 
-    def _whole(self, model: Served) -> TextModel:
-        key = model.source
-        if key not in self._runners:
-            asker = self._askers[key] = open_asker(model.source)
-            self._keep(key, TextRunner(Engine(asker.base), max_waiting=self.max_waiting))
-        asker, runner = self._askers[key], self._use(key)
-        assert isinstance(runner, TextRunner)
-        return TextModel(runner, asker.rendering, None, asker.max_new_tokens)
+    def _open(self, key: str, load: Callable[[], _Loaded], take: Callable[[_Loaded], M]) -> M:
+        while True:
+            with self._lock:
+                loaded = self._use(key)
+                if loaded is not None:
+                    taken = take(loaded)
+                    loaded.held.add(taken)
+                    return taken
+            self._load(key, load)
 
-    def _with_adapter(self, model: Served) -> TextModel:
-        assert model.base is not None and model.folder is not None
-        key = f"base:{model.base}"
-        manifest = read_manifest(model.folder) or {}
-        if key not in self._runners:
+    def _use(self, key: str) -> _Loaded | None:
+        loaded = self._loaded.get(key)
+        if loaded is not None:
+            self._loaded.move_to_end(key)
+        return loaded
+
+    def _take_whole(self, key: str, model: Served) -> TextModel | None:
+        loaded = self._use(key)
+        if loaded is None:
+            return None
+        assert loaded.asker is not None and not isinstance(loaded.runner, BatchRunner)
+        how = loaded.asker.rendering
+        taken = TextModel(loaded.runner, how, None, loaded.asker.max_new_tokens)
+        loaded.held.add(taken)
+        return taken
+
+    def _take_adapter(self, key: str, model: Served) -> TextModel | None:
+        loaded = self._use(key)
+        adapter = loaded.adapters.get(model.source) if loaded else None
+        if loaded is None or adapter is None:
+            return None
+        assert not isinstance(loaded.runner, BatchRunner)
+        loaded.adapters.move_to_end(model.source)
+        taken = TextModel(loaded.runner, adapter.rendering, model.source, adapter.max_new_tokens)
+        loaded.held.add(taken)
+        adapter.held.add(taken)
+        return taken
+
+    def _load_text(self, key: str, model: Served) -> None:
+        """Load a whole model, or the base and then the adapter; others are served meanwhile."""
+        self._load(key, lambda: self._text_runner(model))
+        if not model.base:
+            return
+        with self._door(key), self._lock:
+            loaded = self._loaded.get(key)
+        if loaded is None:  # let go again meanwhile: the caller comes back
+            return
+        with self._door(key):
+            if model.source not in loaded.adapters:
+                adapter = self._add_adapter(loaded, model)
+                with self._lock:
+                    loaded.adapters[model.source] = adapter
+
+    def _load(self, key: str, load: Callable[[], _Loaded]) -> None:
+        with self._door(key):
+            with self._lock:
+                if key in self._loaded:
+                    return
+            loaded = load()
+            with self._lock:
+                self._loaded[key] = loaded
+                idle = self._let_go(key)
+            for other in idle:
+                other.runner.close()
+
+    def _door(self, key: str) -> threading.Lock:
+        """Behind it, one thread loads for this key."""
+        with self._lock:
+            return self._loading.setdefault(key, threading.Lock())
+
+    def _let_go(self, kept: str) -> list[_Loaded]:
+        """Take the least used out that nobody holds, until there are few enough."""
+        gone = []
+        for key in list(self._loaded):
+            if len(self._loaded) <= self.max_loaded:
+                break
+            if key != kept and self._loaded[key].is_idle:
+                gone.append(self._loaded.pop(key))
+        return gone
+
+    def _text_runner(self, model: Served) -> _Loaded:
+        if self.engine == "vllm":
+            path = resolve_model(model.base or model.source).path
+            return _Loaded(VllmServer(path, max_waiting=self.max_waiting))
+        if model.base:
             base = load_base(model.base, task="generate")
-            self._keep(key, TextRunner(Engine(base), max_waiting=self.max_waiting))
-            self._adapters[key] = OrderedDict()
-        runner = self._use(key)
-        assert isinstance(runner, TextRunner)
-        adapters = self._adapters[key]
-        if model.id not in adapters:
-            source = resolve_model(str(model.folder))
-            wanted = (manifest.get("base") or {}).get("sha256")
-            if source.base and wanted and source.base.sha256 != wanted:
-                raise ModelError(
-                    f"model {model.id!r}: trained on a base with sha256 {wanted}, but "
-                    f"{source.base.path} has {source.base.sha256}; restore that base"
-                )
-            self._make_room(runner, adapters)
-            folder = model.folder
-            runner.between_steps(lambda: runner.engine.add_adapter(model.id, folder)).result()
-            tokenizer, is_default = load_tokenizer(source, "decoder", False)
-            manifest.setdefault("default_template", is_default)
-            adapters[model.id] = make_rendering(
-                tokenizer, manifest, runner.engine.base, task=str(manifest.get("task") or "chat")
+            return _Loaded(TextRunner(Engine(base), max_waiting=self.max_waiting))
+        asker = open_asker(model.source)
+        return _Loaded(TextRunner(Engine(asker.base), max_waiting=self.max_waiting), asker)
+
+    def _add_adapter(self, loaded: _Loaded, model: Served) -> _Adapter:
+        assert model.folder is not None and not isinstance(loaded.runner, BatchRunner)
+        manifest = read_manifest(model.folder) or {}
+        source = resolve_model(str(model.folder))
+        wanted = (manifest.get("base") or {}).get("sha256")
+        if source.base and wanted and source.base.sha256 != wanted:
+            raise ModelError(
+                f"model {model.id!r}: trained on a base with sha256 {wanted}, but "
+                f"{source.base.path} has {source.base.sha256}; restore that base"
             )
-        adapters.move_to_end(model.id)
-        most = int(manifest.get("max_new_tokens") or 256)
-        return TextModel(runner, adapters[model.id], model.id, most)
+        self._make_room(loaded)
+        loaded.runner.add_adapter(model.source, model.folder)
+        tokenizer, is_default = load_tokenizer(source, "decoder", False)
+        manifest.setdefault("default_template", is_default)
+        base = loaded.runner.engine.base if isinstance(loaded.runner, TextRunner) else None
+        rendering = make_rendering(
+            tokenizer, manifest, base, task=str(manifest.get("task") or "chat")
+        )
+        return _Adapter(rendering, int(manifest.get("max_new_tokens") or 256))
 
-    def _make_room(self, runner: TextRunner, adapters: OrderedDict[str, Rendering]) -> None:
-        """Let the least used adapter go that no request follows."""
-        for name in list(adapters):
-            if len(adapters) < MAX_ADAPTERS:
+    def _make_room(self, loaded: _Loaded) -> None:
+        """Let the least used adapters go that nobody holds."""
+        assert not isinstance(loaded.runner, BatchRunner)
+        for name in list(loaded.adapters):
+            if len(loaded.adapters) < self.max_adapters:
                 return
+            with self._lock:
+                if loaded.adapters[name].held:
+                    continue
+                adapter = loaded.adapters.pop(name)
             try:
-                runner.between_steps(partial(runner.engine.drop_adapter, name)).result()
-            except ModelError:  # in use
-                continue
-            del adapters[name]
-
-    def _keep(self, key: str, runner: TextRunner | BatchRunner) -> None:
-        """Hold a runner, and let the least used idle ones go."""
-        self._runners[key] = runner
-        for name in list(self._runners):
-            if len(self._runners) <= self.max_loaded:
-                return
-            other = self._runners[name]
-            idle = not isinstance(other, TextRunner) or other.num_requests == 0
-            if name != key and idle:
-                self._runners.pop(name).close()
-                self._askers.pop(name, None)
-                self._adapters.pop(name, None)
-
-    def _use(self, key: str) -> TextRunner | BatchRunner:
-        self._runners.move_to_end(key)
-        return self._runners[key]
+                loaded.runner.drop_adapter(name)
+            except ModelError:  # a cancelled row follows it for one step more
+                with self._lock:
+                    loaded.adapters[name] = adapter
 
 
 def _labeller(asker: Asker) -> Any:

@@ -1,9 +1,11 @@
 """The official client, unmodified, against the server."""
 
 import concurrent.futures
+import json
 
 import openai
 import pytest
+import torch
 from tests.api.conftest import Live
 
 from tunewright.api.app import make_app
@@ -104,6 +106,67 @@ def test_completions_with_echo_score_the_prompt(client, live):
     assert [choice.index for choice in many.choices] == [0, 1]
 
 
+SCHEMA = {
+    "type": "object",
+    "properties": {
+        "topic": {"enum": ["card", "delivery", "account"]},
+        "urgency": {"type": "integer", "minimum": 0, "maximum": 5},
+    },
+    "required": ["topic", "urgency"],
+    "additionalProperties": False,
+}
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_answers_follow_a_schema(client, seed):
+    """The random model writes noise otherwise; beside it, others in the batch stay as they are."""
+    form = {"type": "json_schema", "json_schema": {"name": "x", "strict": True, "schema": SCHEMA}}
+    plain = client.chat.completions.create(model="two", messages=ASK, temperature=0)
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        formed = pool.submit(
+            client.chat.completions.create, model="one", messages=ASK, temperature=1.3, seed=seed,
+            response_format=form, max_tokens=80,
+        )  # fmt: skip
+        beside = pool.submit(
+            client.chat.completions.create, model="two", messages=ASK, temperature=0
+        )
+    answer = formed.result().choices[0]
+    value = json.loads(answer.message.content)
+    assert answer.finish_reason == "stop"
+    assert value["topic"] in SCHEMA["properties"]["topic"]["enum"]
+    assert 0 <= value["urgency"] <= 5 and set(value) == {"topic", "urgency"}
+    assert beside.result().choices[0].message.content == plain.choices[0].message.content
+
+
+def test_any_json_object_and_streams_of_it(client):
+    pieces = client.chat.completions.create(
+        model="one", messages=ASK, temperature=0.7, seed=3, stream=True, max_tokens=12,
+        response_format={"type": "json_object"},
+    )  # fmt: skip
+    text = "".join(c.choices[0].delta.content or "" for c in pieces if c.choices)
+    assert text.lstrip().startswith("{")
+
+
+def test_echo_scores_an_adapter_as_the_merged_model_would(live, tuned):
+    """On a shared base the adapter's own probabilities come, and the base's stay its own."""
+    from tunewright.asking import open_asker
+
+    lenient = openai.OpenAI(base_url=f"{live.url}/v1", api_key="none", max_retries=0)
+    found = {}
+    for name in ("one", "two", "llama"):
+        answer = lenient.completions.create(
+            model=name, prompt=["My card has not arrived", "a"], max_tokens=0, echo=True, logprobs=1
+        )
+        found[name] = answer.choices[0].logprobs.token_logprobs[1:]
+        asker = open_asker(tuned[name])
+        ids = asker.base.tokenizer("My card has not arrived")["input_ids"]
+        with torch.inference_mode():
+            logits = asker.base.model(input_ids=torch.tensor([ids])).logits[0].float()
+        wanted = logits.log_softmax(-1)[:-1].gather(1, torch.tensor(ids[1:])[:, None])[:, 0]
+        assert found[name] == pytest.approx(wanted.tolist(), abs=2e-3)
+    assert found["one"] != found["two"] != found["llama"]
+
+
 def test_embeddings_have_unit_length(client):
     answer = client.embeddings.create(
         model="labels", input=["my card", "my parcel"], encoding_format="float"
@@ -133,8 +196,12 @@ def test_classify(client):
         (lambda c: c.chat.completions.create(model="one", messages=ASK, temperature=9),
          openai.BadRequestError, "temperature"),
         (lambda c: c.chat.completions.create(model="one", messages=ASK,
-                                             response_format={"type": "json_object"}),
+                                             response_format={"type": "xml"}),
          openai.BadRequestError, "response_format"),
+        (lambda c: c.chat.completions.create(
+            model="one", messages=ASK, response_format={
+                "type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "nope"}}}),
+         openai.BadRequestError, "cannot be followed"),
         (lambda c: c.completions.create(model="llama", prompt=[10**9]), openai.BadRequestError,
          "token ids"),
         (lambda c: c.embeddings.create(model="one", input="x"), openai.BadRequestError,

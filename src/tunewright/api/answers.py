@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from fastapi import Request as HttpRequest
 
 from tunewright.api.errors import ApiError
 from tunewright.model.engine import Request, Token
-from tunewright.serve.text import TextRunner
+from tunewright.serve.text import TextServer
 
+T = TypeVar("T")
 LOOK_EVERY_S = 0.5
 """How often a waiting request looks whether its client is still there."""
 
@@ -29,7 +31,7 @@ class Written:
 class Stream:
     """The tokens of one request. Leaving its context cancels what is not yet written."""
 
-    def __init__(self, runner: TextRunner, request: Request, deadline_s: float) -> None:
+    def __init__(self, runner: TextServer, request: Request, deadline_s: float) -> None:
         self.runner, self.request = runner, request
         self.deadline_s = deadline_s
         self._loop = asyncio.get_running_loop()
@@ -72,7 +74,7 @@ class Stream:
 
 
 async def write_all(
-    runner: TextRunner, requests: Sequence[Request], http: HttpRequest, deadline_s: float
+    runner: TextServer, requests: Sequence[Request], http: HttpRequest, deadline_s: float
 ) -> list[Written]:
     """Whole answers to several requests, side by side in one batch."""
     tasks = [asyncio.create_task(_write(runner, item, http, deadline_s)) for item in requests]
@@ -84,13 +86,30 @@ async def write_all(
 
 
 async def _write(
-    runner: TextRunner, request: Request, http: HttpRequest, deadline_s: float
+    runner: TextServer, request: Request, http: HttpRequest, deadline_s: float
 ) -> Written:
     written = Written()
     async with Stream(runner, request, deadline_s) as stream:
         async for token in stream.tokens(http):
-            take(written, token, runner.engine.ends)
+            take(written, token, runner.ends)
     return written
+
+
+async def wait_for(answer: Awaitable[T], http: HttpRequest, deadline_s: float) -> T:
+    """An answer that comes in one piece. Raises ApiError at the deadline and without client."""
+    task = asyncio.ensure_future(answer)
+    ends_at = asyncio.get_running_loop().time() + deadline_s
+    try:
+        while True:
+            done, _ = await asyncio.wait({task}, timeout=LOOK_EVERY_S)
+            if done:
+                return task.result()
+            if asyncio.get_running_loop().time() > ends_at:
+                raise ApiError(504, f"no answer within {deadline_s:g} s", kind="server_error")
+            if await http.is_disconnected():
+                raise ApiError(499, "the client went away")
+    finally:
+        task.cancel()
 
 
 def take(written: Written, token: Token, ends: frozenset[int]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import secrets
 import time
@@ -16,8 +17,10 @@ from tunewright.api.answers import Stream, Written, take, write_all
 from tunewright.api.errors import ApiError
 from tunewright.api.prompts import ChatBody, make_request
 from tunewright.api.state import State, state_of
+from tunewright.errors import ModelError
 from tunewright.hosting import TextModel
 from tunewright.model.engine import Token
+from tunewright.model.grammar import Grammar
 
 router = APIRouter()
 EVENT_STREAM = "text/event-stream"
@@ -32,11 +35,13 @@ async def create_chat_completion(body: ChatBody, http: HttpRequest) -> Response:
     prompt = body.prompt_ids(model)
     most = body.max_completion_tokens or body.max_tokens or model.max_new_tokens
     tops = (body.top_logprobs or 0) if body.logprobs else 0
+    grammar = await _grammar(body, model)
     requests = [
-        make_request(body, model, prompt, choice, most, tops) for choice in range(body.n or 1)
+        make_request(body, model, prompt, choice, most, tops, grammar)
+        for choice in range(body.n or 1)
     ]
     for request in requests:
-        model.runner.engine.space(request.prompt, request.max_new_tokens)
+        model.runner.space(request.prompt, request.max_new_tokens)
     if body.stream:
         if len(requests) > 1:
             raise ApiError(400, "n: a stream has one answer; leave n out", param="n")
@@ -45,6 +50,16 @@ async def create_chat_completion(body: ChatBody, http: HttpRequest) -> Response:
     answers = await write_all(model.runner, requests, http, state.deadline_s)
     state.count_tokens(len(prompt), sum(len(item.tokens) for item in answers))
     return JSONResponse(_whole(body, model, answers, len(prompt)))
+
+
+async def _grammar(body: ChatBody, model: TextModel) -> Grammar | None:
+    """Compiled off the event loop: a long schema takes its time. Raises ApiError."""
+    if body.answer_schema is None:
+        return None
+    try:
+        return await asyncio.to_thread(model.runner.grammar, body.answer_schema)
+    except ModelError as error:
+        raise ApiError(400, f"response_format: {error}", param="response_format") from None
 
 
 def _whole(
@@ -108,8 +123,8 @@ async def _events(
     try:
         async with Stream(model.runner, request, state.deadline_s) as stream:
             async for token in stream.tokens(http):
-                take(written, token, model.runner.engine.ends)
-                is_text = token.id >= 0 and token.id not in model.runner.engine.ends
+                take(written, token, model.runner.ends)
+                is_text = token.id >= 0 and token.id not in model.runner.ends
                 logprobs = _logprobs(body, model, [token]) if is_text else None
                 if token.text or logprobs:
                     yield chunk({"content": token.text}, None, logprobs)

@@ -6,20 +6,19 @@ import asyncio
 import secrets
 import time
 from collections.abc import AsyncIterator
-from functools import partial
 from typing import Any
 
-import torch
 from fastapi import APIRouter
 from fastapi import Request as HttpRequest
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 
-from tunewright.api.answers import Stream, Written, take, write_all
+from tunewright.api.answers import Stream, Written, take, wait_for, write_all
 from tunewright.api.chat import EVENT_STREAM, event, usage
 from tunewright.api.errors import ApiError
 from tunewright.api.prompts import CompletionBody, make_request
 from tunewright.api.state import State, state_of
 from tunewright.hosting import TextModel
+from tunewright.model.prompt_scores import Scores
 
 router = APIRouter()
 DEFAULT_TOKENS = 16
@@ -38,11 +37,11 @@ async def create_completion(body: CompletionBody, http: HttpRequest) -> Response
         raise ApiError(400, "max_tokens: 0 gives nothing without echo", param="max_tokens")
     if most > 0:
         for prompt in prompts:
-            model.runner.engine.space(prompt, most)
+            model.runner.space(prompt, most)
     if body.stream:
         return _stream(body, model, prompts, most, state, http)
     answers = await _answers(body, model, prompts, most, state, http)
-    scored = await _score_prompts(body, model, prompts) if body.echo else None
+    scored = await _score_prompts(body, model, prompts, http) if body.echo else None
     num_prompt = sum(map(len, prompts))
     num_written = sum(len(item.tokens) for item in answers)
     state.count_tokens(num_prompt, num_written)
@@ -76,49 +75,20 @@ async def _answers(
 
 
 async def _score_prompts(
-    body: CompletionBody, model: TextModel, prompts: list[list[int]]
+    body: CompletionBody, model: TextModel, prompts: list[list[int]], http: HttpRequest
 ) -> list[Scored] | None:
     """Log-probability of every prompt token after those before it; the first has none."""
     if body.logprobs is None:
         return None
-    if model.adapter is not None:
-        # The modules of a shared base know nothing of the adapters that the engine mixes in.
-        raise ApiError(
-            400,
-            "echo with logprobs: not offered for an adapter on a shared base; serve the merged "
-            "model (tunewright export --to merged)",
-            param="echo",
-        )
-    runner = model.runner
-    futures = [
-        runner.between_steps(partial(_score, runner.engine.base.model, ids, body.logprobs))
-        for ids in prompts
-    ]
-    scored = await asyncio.gather(*(asyncio.wrap_future(future) for future in futures))
+    future = model.runner.score(prompts, model.adapter, max(1, body.logprobs))
+    scored = await wait_for(asyncio.wrap_future(future), http, state_of(http).deadline_s)
     return [_named(model, item) for item in scored]
 
 
-def _score(
-    model: Any, ids: list[int], tops: int
-) -> tuple[list[float], list[list[tuple[int, float]]]]:
-    with torch.inference_mode():
-        device = next(model.parameters()).device
-        logits_TV = model(input_ids=torch.tensor([ids], device=device)).logits[0].float()
-    logp_TV = logits_TV.log_softmax(-1)[:-1]
-    chosen = logp_TV.gather(1, torch.tensor(ids[1:], device=device)[:, None])[:, 0].tolist()
-    values, numbers = logp_TV.topk(max(1, tops))
-    likely = [
-        list(zip(row, value, strict=True))
-        for row, value in zip(numbers.tolist(), values.tolist(), strict=True)
-    ]
-    return chosen, likely
-
-
-def _named(model: TextModel, scored: Any) -> Scored:
-    chosen, likely = scored
+def _named(model: TextModel, scores: Scores) -> Scored:
     decode = model.rendering.tokenizer.decode
-    tops = [{decode([number]): value for number, value in row} for row in likely]
-    return [None, *chosen], [None, *tops]
+    tops = [{decode([number]): value for number, value in row} for row in scores.tops]
+    return [None, *scores.log_probabilities], [None, *tops]
 
 
 def _choice(
@@ -176,7 +146,7 @@ def _stream(
         try:
             async with Stream(model.runner, request, state.deadline_s) as stream:
                 async for token in stream.tokens(http):
-                    take(written, token, model.runner.engine.ends)
+                    take(written, token, model.runner.ends)
                     reason = written.finish_reason if token.ended else None
                     choice = {"index": 0, "text": token.text, "logprobs": None,
                               "finish_reason": reason}  # fmt: skip

@@ -12,6 +12,7 @@ from fastapi import Request as HttpRequest
 from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, ConfigDict, Field
 
+from tunewright.api.answers import wait_for
 from tunewright.api.errors import ApiError, choose_text
 from tunewright.api.state import state_of
 from tunewright.records import Prediction, Span
@@ -38,7 +39,7 @@ async def classify(body: Texts, http: HttpRequest) -> Response:
     state = state_of(http)
     model = await state.open_labels(body.model)
     texts = _texts(body)
-    predictions: list[Prediction] = await _ask(model.runner, texts)
+    predictions: list[Prediction] = await _ask(model.runner, texts, http)
     data = [_decision(number, item, model.labels) for number, item in enumerate(predictions)]
     return JSONResponse({"object": "list", "model": body.model, "data": data})
 
@@ -48,8 +49,8 @@ async def embeddings(body: Texts, http: HttpRequest) -> Response:
     """A vector of unit length for each text."""
     if body.dimensions is not None:
         raise ApiError(400, "dimensions: the model's own are given", param="dimensions")
-    runner = await state_of(http).open_embedding(body.model)
-    vectors = await _ask(runner, _texts(body))
+    model = await state_of(http).open_embedding(body.model)
+    vectors = await _ask(model.runner, _texts(body), http)
     data = [
         {"object": "embedding", "index": number, "embedding": _encode(vector, body.encoding_format)}
         for number, vector in enumerate(vectors)
@@ -67,9 +68,10 @@ def _texts(body: Texts) -> list[str]:
     return texts
 
 
-async def _ask(runner: BatchRunner, texts: list[str]) -> list[Any]:
-    futures = runner.submit(texts)
-    return list(await asyncio.gather(*(asyncio.wrap_future(future) for future in futures)))
+async def _ask(runner: BatchRunner, texts: list[str], http: HttpRequest) -> list[Any]:
+    """Answers of the next batches; what still waits is given up when the client goes away."""
+    futures = [asyncio.wrap_future(future) for future in runner.submit(texts)]
+    return list(await wait_for(asyncio.gather(*futures), http, state_of(http).deadline_s))
 
 
 def _decision(number: int, item: Prediction, labels: tuple[str, ...]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ are refused by name; those that only describe the caller are let through.
 from __future__ import annotations
 
 import secrets
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -15,6 +16,7 @@ from tunewright.api.errors import ApiError
 from tunewright.data.render import render_prompts
 from tunewright.hosting import TextModel
 from tunewright.model.engine import Request
+from tunewright.model.grammar import ANY_OBJECT, Grammar
 from tunewright.model.sampling import Sampling
 from tunewright.records import Example, Message
 
@@ -101,13 +103,26 @@ class ChatBody(Sampled):
     def check(self) -> None:
         """Raise ApiError for what is not offered."""
         self.refuse_unknown()
-        kind = (self.response_format or {}).get("type", "text")
-        if kind != "text":
-            raise ApiError(
-                400,
-                f"response_format {kind!r}: not offered by this server",
-                param="response_format",
-            )
+        self.answer_schema  # noqa: B018 - raises for what is no schema
+
+    @property
+    def answer_schema(self) -> Mapping[str, Any] | None:
+        """The JSON schema that the answer must follow; None for plain text. Raises ApiError."""
+        wanted = self.response_format or {}
+        kind = wanted.get("type", "text")
+        if kind == "text":
+            return None
+        if kind == "json_object":
+            return ANY_OBJECT
+        if kind != "json_schema":
+            message = f"response_format.type: {kind!r} unknown; text, json_object or json_schema"
+            raise ApiError(400, message, param="response_format.type")
+        inner = wanted.get("json_schema")
+        schema = inner.get("schema") if isinstance(inner, dict) else None
+        if not isinstance(schema, dict):
+            place = "response_format.json_schema.schema"
+            raise ApiError(400, f"{place}: missing; give a JSON schema", param=place)
+        return schema
 
     def prompt_ids(self, model: TextModel) -> list[int]:
         """Token ids up to where the answer begins."""
@@ -156,7 +171,13 @@ class CompletionBody(Sampled):
 
 
 def make_request(
-    body: Sampled, model: TextModel, prompt: list[int], choice: int, most: int, top_logprobs: int
+    body: Sampled,
+    model: TextModel,
+    prompt: list[int],
+    choice: int,
+    most: int,
+    top_logprobs: int,
+    grammar: Grammar | None = None,
 ) -> Request:
     """What the engine is asked for."""
     return Request(
@@ -166,6 +187,7 @@ def make_request(
         stop=body.stops,
         adapter=model.adapter,
         wants_text=True,
+        grammar=grammar,
     )
 
 

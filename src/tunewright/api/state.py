@@ -10,8 +10,7 @@ from fastapi import Request as HttpRequest
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from tunewright.api.errors import no_such_model
-from tunewright.hosting import Hosting, LabelModel, TextModel
-from tunewright.serve.batches import BatchRunner
+from tunewright.hosting import EmbeddingModel, Hosting, LabelModel, TextModel
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 
@@ -62,7 +61,7 @@ class State:
         except KeyError:
             raise no_such_model(name) from None
 
-    async def open_embedding(self, name: str) -> BatchRunner:
+    async def open_embedding(self, name: str) -> EmbeddingModel:
         """An embedder, loaded off the event loop. Raises ApiError 404."""
         try:
             return await asyncio.to_thread(self.hosting.open_embedding, name)

@@ -36,6 +36,12 @@ def serve(
     max_waiting: Annotated[
         int, typer.Option(min=1, help="Requests that may wait; one more is answered 429.")
     ] = 256,
+    max_adapters: Annotated[
+        int, typer.Option(min=1, help="LoRA adapters in memory beside one base.")
+    ] = 64,
+    engine: Annotated[
+        str, typer.Option(metavar="here|vllm", help="What computes text answers.")
+    ] = "here",
     as_json: AsJson = False,
 ) -> Answer:
     """Answer chat, completion, embedding and classification requests as OpenAI's API does.
@@ -56,6 +62,12 @@ def serve(
 
     keys = [key for key in os.environ.get(KEY, "").split(",") if key]
     check_binding(host, keys)
+    if engine not in ("here", "vllm"):
+        raise UserError(f"--engine {engine}: unknown; here or vllm")
+    if engine == "vllm":
+        from tunewright.serve.vllm import check_vllm
+
+        check_vllm()
     sources = list(models or _runs_here())
     if not sources:
         raise UserError("serve: no model given and none below runs/; name a run, folder or hub id")
@@ -67,7 +79,12 @@ def serve(
     from tunewright.api.app import make_app
     from tunewright.hosting import Hosting, find_served
 
-    hosting = Hosting(find_served(sources), max_waiting=max_waiting)
+    hosting = Hosting(
+        find_served(sources),
+        max_waiting=max_waiting,
+        max_adapters=max_adapters,
+        engine="vllm" if engine == "vllm" else "here",
+    )
     hosts = {*LOOPBACK, host, *(allow_host or ())}
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)

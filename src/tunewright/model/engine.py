@@ -28,9 +28,11 @@ from torch import Tensor, nn
 
 from tunewright.errors import ModelError
 from tunewright.model.device import available_memory, is_out_of_memory
+from tunewright.model.grammar import Grammar, GrammarState
 from tunewright.model.load import Base, end_ids
-from tunewright.model.low_rank import OWN, LowRank, MixedLayers, Mixer, read_low_rank
+from tunewright.model.low_rank import OWN, LowRank, MixedLayers, Mixer, make_route, read_low_rank
 from tunewright.model.modular import ModularDecoder
+from tunewright.model.prompt_scores import Scores, score_prompts
 from tunewright.model.sampling import GREEDY, Sampling, choose
 from tunewright.model.slots import SlotDecoder
 from tunewright.model.spelling import Spelling
@@ -54,7 +56,7 @@ class Request:
 
     adapter: a name that `add_adapter` was given; None is the model as it was loaded.
     stop: strings that end the answer and are no part of it. wants_text: pieces of text in `Token`;
-    implied by stop.
+    implied by stop. grammar: what the answer must look like.
     """
 
     prompt: Sequence[int]
@@ -63,6 +65,7 @@ class Request:
     stop: tuple[str, ...] = ()
     adapter: str | None = None
     wants_text: bool = False
+    grammar: Grammar | None = None
 
 
 class Token(NamedTuple):
@@ -91,6 +94,7 @@ class _Row:
     sampling: Sampling
     adapter: str | None
     spelling: Spelling | None
+    grammar: GrammarState | None = None
     ids: list[int] = field(default_factory=list)
 
     @property
@@ -147,6 +151,7 @@ class Engine:
         self._cancelled: set[int] = set()
         self._waited = 0
         self.mixers: list[Mixer] = []
+        self._hooks: MixedLayers | None = None
         base.model.eval()
         self.decoder = self._open(packed, modules)
 
@@ -171,8 +176,9 @@ class Engine:
             name = OWN
         spelled = request.wants_text or bool(request.stop)
         spelling = Spelling(self.base.tokenizer, request.stop) if spelled else None
+        grammar = request.grammar.start() if request.grammar is not None else None
         number = next(self._numbers)
-        self.waiting.append(_Row(number, request, space, request.sampling, name, spelling))
+        self.waiting.append(_Row(number, request, space, request.sampling, name, spelling, grammar))
         return number
 
     def space(self, prompt: Sequence[int], max_new_tokens: int) -> int:
@@ -226,9 +232,39 @@ class Engine:
         self._begin_anew()  # outside the `except`, so that the failed step's tensors are gone
         return tokens
 
+    def score(
+        self, prompts: Sequence[Sequence[int]], *, adapter: str | None = None, tops: int = 1
+    ) -> list[Scores]:
+        """How likely every token of each prompt is after those before it, from the modules.
+
+        Raises ModelError where a prompt cannot be read. Not while a step is under way.
+        """
+        for prompt in prompts:
+            if len(prompt) > 1:
+                self.space(prompt[:-1], 1)
+        if self._hooks is None and adapter is not None:
+            self._hooks = self._hook_modules()
+        if self._hooks is not None:
+            self._hooks.route = make_route([adapter], self.base.device) if adapter else None
+        try:
+            return score_prompts(self.base, prompts, tops)
+        finally:
+            if self._hooks is not None:
+                self._hooks.route = None
+
+    def _hook_modules(self) -> MixedLayers:
+        """Adapters mixed into the modules: what decodes by them has that already."""
+        if isinstance(self.decoder, ModularDecoder) and self.decoder.mixed is not None:
+            return self.decoder.mixed
+        hooks = MixedLayers(self.base.plain, self.adapters)
+        self.mixers = [*self.mixers, *hooks.mixers]
+        return hooks
+
     def close(self) -> None:
         """Give back what the engine put into the model and its memory."""
         self.decoder.clear()
+        if self._hooks is not None:
+            self._hooks.remove()
         if isinstance(self.decoder, ModularDecoder) and self.decoder.mixed is not None:
             self.decoder.mixed.remove()
 
@@ -291,6 +327,9 @@ class Engine:
         """Choose a token for the rows from `first` on; those that end make room."""
         rows = self.active[first:]
         with torch.inference_mode():
+            for logits_V, row in zip(logits_BV, rows, strict=True):
+                if row.grammar is not None:
+                    row.grammar.mask(logits_V)
             choice = choose(logits_BV, rows)
         tokens, gone = [], []
         for place, row in enumerate(rows):
@@ -314,6 +353,10 @@ class Engine:
         if token in self.ends:
             return "stop"
         row.ids.append(token)
+        if row.grammar is not None:
+            row.grammar.take(token)
+            if row.grammar.is_complete:
+                return "stop"
         return "length" if len(row.ids) >= row.space else None
 
     def _remove(self, places: Sequence[int]) -> None:

@@ -40,6 +40,11 @@ class BatchRunner:
             self._awake.notify()
         return futures
 
+    @property
+    def num_requests(self) -> int:
+        """Texts that wait."""
+        return len(self._waiting)
+
     def close(self) -> None:
         """Stop the thread; what waits is cancelled."""
         with self._awake:

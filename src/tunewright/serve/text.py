@@ -1,21 +1,65 @@
-"""A text engine with a thread of its own: requests from any thread, tokens to their listeners."""
+"""A text engine with a thread of its own: requests from any thread, tokens to their listeners.
+
+TextServer is what the floors above ask for; TextRunner answers in this process, vllm.py by vLLM.
+"""
 
 from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol
 
 from tunewright.errors import TunewrightError
 from tunewright.model.engine import Engine, Request, Token
+from tunewright.model.grammar import Grammar, compile_grammar
+from tunewright.model.prompt_scores import Scores
 
 Listener = Callable[[Token], None]
 
 
 class Busy(TunewrightError):
     """Too many requests wait already; the client should come back later."""
+
+
+class TextServer(Protocol):
+    """What answers text requests, from any thread. Errors: Busy, and ModelError."""
+
+    @property
+    def num_requests(self) -> int:
+        """Requests that wait or are under way."""
+
+    @property
+    def ends(self) -> frozenset[int]:
+        """Tokens that end an answer."""
+
+    def submit(self, request: Request, listener: Listener) -> int:
+        """Queue a request; its tokens go to the listener. Returns a number for `cancel`."""
+
+    def cancel(self, number: int) -> None:
+        """End a request; its listener hears of it."""
+
+    def space(self, prompt: Sequence[int], max_new_tokens: int) -> int:
+        """New tokens that fit after a prompt."""
+
+    def score(
+        self, prompts: Sequence[Sequence[int]], adapter: str | None, tops: int
+    ) -> Future[list[Scores]]:
+        """How likely the prompts' own tokens are."""
+
+    def grammar(self, schema: Mapping[str, Any]) -> Grammar:
+        """What makes an answer JSON of a schema."""
+
+    def add_adapter(self, name: str, folder: Path) -> None:
+        """Load a LoRA adapter beside the others; blocks."""
+
+    def drop_adapter(self, name: str) -> None:
+        """Unload an adapter that no request follows; blocks."""
+
+    def close(self) -> None:
+        """Stop; requests under way hear "cancelled"."""
 
 
 class TextRunner:
@@ -37,6 +81,35 @@ class TextRunner:
     def num_requests(self) -> int:
         """Requests that wait or are under way."""
         return len(self._listeners)
+
+    @property
+    def ends(self) -> frozenset[int]:
+        """Tokens that end an answer."""
+        return self.engine.ends
+
+    def space(self, prompt: Sequence[int], max_new_tokens: int) -> int:
+        """New tokens that fit after a prompt. Raises ModelError when none."""
+        return self.engine.space(prompt, max_new_tokens)
+
+    def score(
+        self, prompts: Sequence[Sequence[int]], adapter: str | None, tops: int
+    ) -> Future[list[Scores]]:
+        """How likely the prompts' own tokens are, computed between two steps. Raises Busy."""
+        if len(self._errands) >= self.max_waiting:
+            raise Busy(f"{len(self._errands)} prompts wait already; come back later")
+        return self.between_steps(lambda: self.engine.score(prompts, adapter=adapter, tops=tops))
+
+    def grammar(self, schema: Mapping[str, Any]) -> Grammar:
+        """What makes an answer JSON of a schema. Raises ModelError."""
+        return compile_grammar(schema, self.engine.base.tokenizer, self.engine.ends)
+
+    def add_adapter(self, name: str, folder: Path) -> None:
+        """Load a LoRA adapter beside the others; blocks. Raises ModelError."""
+        self.between_steps(lambda: self.engine.add_adapter(name, folder)).result()
+
+    def drop_adapter(self, name: str) -> None:
+        """Unload an adapter; blocks. Raises ModelError while a request follows it."""
+        self.between_steps(lambda: self.engine.drop_adapter(name)).result()
 
     def submit(self, request: Request, listener: Listener) -> int:
         """Queue a request; its tokens go to the listener, from the engine's thread.
