@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from tunewright.cli.options import AsJson
 from tunewright.cli.output import Answer
 from tunewright.errors import UserError
+
+if TYPE_CHECKING:
+    import socket
 
 KEY = "TUNEWRIGHT_API_KEY"
 
@@ -62,21 +65,11 @@ def serve(
 
     keys = [key for key in os.environ.get(KEY, "").split(",") if key]
     check_binding(host, keys)
-    if engine not in ("here", "vllm"):
-        raise UserError(f"--engine {engine}: unknown; here or vllm")
-    if engine == "vllm":
-        from tunewright.serve.vllm import check_vllm
-
-        check_vllm()
+    _check_engine(engine)
     sources = list(models or _runs_here())
     if not sources:
         raise UserError("serve: no model given and none below runs/; name a run, folder or hub id")
 
-    import socket
-
-    import uvicorn
-
-    from tunewright.api.app import make_app
     from tunewright.hosting import Hosting, find_served
 
     hosting = Hosting(
@@ -85,7 +78,34 @@ def serve(
         max_adapters=max_adapters,
         engine="vllm" if engine == "vllm" else "here",
     )
-    hosts = {*LOOPBACK, host, *(allow_host or ())}
+    listener, address = _listen(host, port)
+    print(f"serving {', '.join(hosting.models)}", file=sys.stderr)
+    print(f"OPENAI_BASE_URL={address}/v1", file=sys.stderr, flush=True)
+    import uvicorn
+
+    from tunewright.api.app import make_app
+
+    app = make_app(
+        hosting, keys=keys, hosts={*LOOPBACK, host, *(allow_host or ())}, deadline_s=deadline_s
+    )
+    config = uvicorn.Config(app, log_level="warning", access_log=False, server_header=False)
+    uvicorn.Server(config).run(sockets=[listener])
+    return Answer({"stopped": True, "address": f"{address}/v1"}, lambda console: None)
+
+
+def _check_engine(engine: str) -> None:
+    if engine not in ("here", "vllm"):
+        raise UserError(f"--engine {engine}: unknown; here or vllm")
+    if engine == "vllm":
+        from tunewright.serve.vllm import check_vllm
+
+        check_vllm()
+
+
+def _listen(host: str, port: int) -> tuple[socket.socket, str]:
+    """A socket that listens there, and its address for clients. Raises UserError."""
+    import socket
+
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -96,15 +116,8 @@ def serve(
             f"--host {host} --port {port}: cannot listen there ({error.strerror}); give another "
             "--port"
         ) from None
-    taken = listener.getsockname()[1]
     shown = f"[{host}]" if ":" in host else host
-    address = f"http://{shown}:{taken}/v1"
-    print(f"serving {', '.join(hosting.models)}", file=sys.stderr)
-    print(f"OPENAI_BASE_URL={address}", file=sys.stderr, flush=True)
-    app = make_app(hosting, keys=keys, hosts=hosts, deadline_s=deadline_s)
-    config = uvicorn.Config(app, log_level="warning", access_log=False, server_header=False)
-    uvicorn.Server(config).run(sockets=[listener])
-    return Answer({"stopped": True, "address": address}, lambda console: None)
+    return listener, f"http://{shown}:{listener.getsockname()[1]}"
 
 
 def _runs_here() -> list[str]:
