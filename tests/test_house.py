@@ -27,6 +27,8 @@ FLOORS = (
         "cost",
         "defaults",
         "figures",
+        "settings",
+        "database",
     ),
     ("data", "model", "metrics"),
     ("train", "evaluate", "decide", "monitor", "providers", "report", "registry", "serve"),
