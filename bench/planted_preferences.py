@@ -1,7 +1,7 @@
 """DPO on planted preferences: `python bench/planted_preferences.py [KIND ...]`.
 
 Pairs of answers to made-up complaints differ in one thing: the better one is shorter, or politer,
-or valid JSON. A model of 656,000 parameters learns from 400 pairs; 200 pairs with other words judge
+or valid JSON (pairs of the last two kinds have equal lengths). A model of 656,000 parameters learns from 400 pairs; 200 pairs with other words judge
 it beside its base, whole pipeline. pandalm_pref (people's choices) goes through the same, and the
 bar is that its report does not claim more than its rows can show. Writes
 results/planted_preferences.json.
@@ -26,24 +26,35 @@ HELD_THINGS = ["hat", "door", "cup", "bike", "toy"]
 
 def shorter(thing: str, fault: str, dice: random.Random) -> tuple[str, str]:
     """The long answer says the same thing once more."""
-    core = f"We will look at your {thing} today."
+    when = dice.choice(["today", "tomorrow", "at noon", "this week", "in the morning"])
+    core = f"{dice.choice(['We will', 'We shall', 'I will'])} look at the {fault} {thing} {when}."
     more = dice.choice(["It will be done.", "We know it is bad.", "We will see what to do."])
     return core, f"{core} {more} {core}"
 
 
+# Of each pair both sides have the same number of letters, so that length tells nothing.
+OPENINGS = [("Sorry that your", "So what if your"), ("We are sad your", "Who cares, your")]
+MIDDLES = [("Please let us", "You must just"), ("We gladly will", "We never would")]
+CLOSINGS = [("Thank you.", "Leave now."), ("Kind regards.", "Do not reply.")]
+
+
 def politer(thing: str, fault: str, dice: random.Random) -> tuple[str, str]:
-    """The same message with and without courtesy, and with other words of about the same length."""
+    """The same message with and without courtesy, letter for letter as long."""
     fix = dice.choice(["send a new one", "fix it today", "look for it now"])
-    return (
-        f"I am sorry that your {thing} is {fault}. We will {fix}, thank you.",
-        f"So your {thing} is {fault}, why tell me. We may {fix}, or we may not.",
+    parts = [dice.choice(choices) for choices in (OPENINGS, MIDDLES, CLOSINGS)]
+    kind, rude = (
+        f"{parts[0][side]} {thing} is {fault}. {parts[1][side]} {fix}. {parts[2][side]}"
+        for side in (0, 1)
     )
+    assert len(kind) == len(rude)
+    return kind, rude
 
 
 def valid_json(thing: str, fault: str, dice: random.Random) -> tuple[str, str]:
-    """The worse one lacks a brace, a quote or a colon."""
+    """The worse one has another mark where a brace, a quote or a colon belongs."""
     good = json.dumps({"thing": thing, "state": fault})
-    bad = dice.choice([good[:-1], good.replace('"', "", 1), good.replace(":", "", 1)])
+    bad = dice.choice([f"{good[:-1]}]", good.replace('"', "'", 1), good.replace(":", "=", 1)])
+    assert len(bad) == len(good)
     return good, bad
 
 

@@ -205,6 +205,7 @@ def make_rendering(
         and task in ("generate", "chat"),
         native_template=bool(native),
         column_edges=edges,
+        prompts=tuple(manifest.get("prompts") or ("", "")),  # type: ignore[arg-type]
     )
 
 

@@ -68,6 +68,8 @@ PEERS_NAMES = {
     "early_stopping_steps": "training.early_stopping_patience",
     "report_to": "training.trackers",
 }
+COMPARING = ("dpo", "ipo", "orpo", "simpo", "kto")
+"""Objectives that learn from better and worse answers."""
 PREFERENCE_OPTIONS = {
     "beta": ("dpo", "ipo", "orpo", "simpo", "kto"),
     "gamma": ("simpo",),
@@ -91,7 +93,7 @@ class Columns(Section):
     messages: str | None = None
     """A conversation: a list of messages."""
     rejected: str | None = None
-    """The worse answer of a preference pair."""
+    """The worse answer of a preference pair; for embed, a text that does not belong."""
     id: str | None = None
     """A column that identifies the row; kept in messages and predictions."""
     weight: str | None = None
@@ -250,6 +252,23 @@ class PreferenceSection(Section):
     """kto: weight of liked answers (1)."""
     undesirable_weight: Annotated[float, Field(ge=0)] | None = None
     """kto: weight of disliked answers (1)."""
+
+
+class EmbeddingSection(Section):
+    """How texts become vectors (task embed)."""
+
+    loss: Literal["in_batch", "triplet"] = "in_batch"
+    """in_batch: each text must find its own among all of the batch; triplet: by a margin."""
+    temperature: float = Field(default=0.05, gt=0, le=10)
+    """Cosines are divided by it before the softmax (in_batch)."""
+    margin: float = Field(default=0.2, gt=0, le=2)
+    """By how much the right text must be nearer than the wrong one, in cosine (triplet)."""
+    pooling: Literal["auto", "mean", "cls", "last"] = "auto"
+    """How token states become one vector; auto: as the base says, else mean, or last of decoders."""
+    query_prompt: str = ""
+    """Put before every input, as some bases want it ("query: ")."""
+    passage_prompt: str = ""
+    """Put before every text that is to be found ("passage: ")."""
 
 
 class TrainingSection(Section):
@@ -490,7 +509,9 @@ class SearchSection(Section):
 class Recipe(Section):
     """A complete run. Written by `tunewright init`, read by every command."""
 
-    task: Literal["classify", "tag", "regress", "generate", "chat", "continue"] | None = None
+    task: Literal["classify", "tag", "regress", "generate", "chat", "continue", "embed"] | None = (
+        None
+    )
     """What is learned; found from the data where it is clear."""
     objective: Literal["supervised", "dpo", "ipo", "orpo", "simpo", "kto"] = "supervised"
     """How it is learned: from answers, or from better and worse ones (chosen, rejected)."""
@@ -507,6 +528,7 @@ class Recipe(Section):
     data: DataSection = DataSection()
     adapter: AdapterSection = AdapterSection()
     preference: PreferenceSection = PreferenceSection()
+    embedding: EmbeddingSection = EmbeddingSection()
     training: TrainingSection = TrainingSection()
     evaluation: EvaluationSection = EvaluationSection()
     budget: BudgetSection = BudgetSection()

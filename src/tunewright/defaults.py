@@ -147,6 +147,8 @@ def _head_rate(facts: Facts, rate: float) -> tuple[float, str]:
 
 
 def _batch_size(facts: Facts) -> tuple[int, str]:
+    if facts.task == "embed":
+        return (64 if facts.num_rows >= 640 else 16), "every text of a batch is one to tell apart"
     if facts.num_rows < 300:
         return 8, f"{facts.num_rows} rows: small batches give enough steps"
     if facts.task in ("generate", "chat", "continue") or facts.num_rows < 1_000:
@@ -158,6 +160,9 @@ def _num_epochs(facts: Facts) -> tuple[float, str]:
     if facts.task in ("generate", "chat", "continue"):
         epochs = min(5, max(2, round(20_000 / max(1, facts.num_rows))))
         return float(epochs), f"{facts.num_rows} rows to write from; early stopping may end sooner"
+    if facts.task == "embed":
+        epochs = min(8, max(1, math.ceil(20_000 / max(1, facts.num_rows))))
+        return float(epochs), f"{facts.num_rows} pairs; early stopping may end sooner"
     # Passes fall with the square root of the rows: 12 up to 2,500 rows, 6 at 10,000, 2 at 100,000.
     epochs = min(12, max(2, math.ceil(PASSES_TIMES_ROOT / max(1, facts.num_rows) ** 0.5)))
     return float(epochs), f"{facts.num_rows} rows; early stopping may end sooner"

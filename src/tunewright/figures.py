@@ -12,6 +12,9 @@ from typing import Any, TypeGuard
 # Shares, shown in per cent; every other metric is shown as the number that it is.
 SHARES = {
     "accuracy": "accuracy",
+    "recall@1": "recall@1",
+    "recall@10": "recall@10",
+    "recall@5": "recall@5",
     "balanced_accuracy": "balanced accuracy",
     "exact_match": "exact match",
     "f1": "F1",
@@ -41,6 +44,8 @@ NUMBERS = {
     "loss": "loss",
     "mae": "MAE",
     "mcc": "MCC",
+    "mrr": "MRR",
+    "ndcg@10": "nDCG@10",
     "pearson": "Pearson",
     "perplexity": "perplexity",
     "pr_auc": "PR-AUC",
@@ -55,6 +60,7 @@ NUMBERS = {
 PERCENT_LIKE = ("bleu", "chrf")  # 0 to 100 already, without being shares
 SYSTEMS = {
     "base": "untuned base",
+    "bm25": "BM25",
     "boosted_trees": "gradient-boosted trees",
     "few_shot": "few-shot prompt",
     "from_scratch": "same shape from scratch",
@@ -63,6 +69,7 @@ SYSTEMS = {
     "majority": "majority class",
     "mean": "mean of training",
     "nearest_neighbour": "nearest neighbour",
+    "tfidf_cosine": "TF-IDF + cosine",
     "tfidf_linear": "TF-IDF + linear model",
     "tuned": "tuned",
     "zero_shot": "zero-shot prompt",
@@ -71,6 +78,7 @@ TASKS = {
     "chat": "Chat",
     "classify": "Classification",
     "continue": "Continued pre-training",
+    "embed": "Embedding",
     "generate": "Text generation",
     "regress": "Regression",
     "tag": "Tagging",

@@ -19,7 +19,7 @@ from typing import Any, Literal, TypeVar
 from tunewright.asking import make_rendering, open_asker
 from tunewright.data.render import Rendering
 from tunewright.errors import ModelError, RunError
-from tunewright.evaluate.predict import Asker, hidden_means
+from tunewright.evaluate.predict import Asker, hidden_means, vectors_of
 from tunewright.model.catalog import resolve_model
 from tunewright.model.engine import Engine
 from tunewright.model.load import load_base
@@ -123,6 +123,8 @@ def _find_one(source: str) -> Served:
     created = int(folder.stat().st_mtime)
     task = str(manifest.get("task") or "generate")
     is_adapter = (folder / "adapter_config.json").exists()
+    if task == "embed":
+        return Served(name, source, "embedding", created, folder=folder)
     if task in LABELS:
         return Served(name, source, "labels", created, folder=folder)
     base = str((manifest.get("base") or {}).get("reference") or "") if is_adapter else None
@@ -389,6 +391,10 @@ def _labeller(asker: Asker) -> Any:
 def _embedder(model: Served) -> Any:
     import numpy as np
 
+    if model.folder is not None and (read_manifest(model.folder) or {}).get("task") == "embed":
+        asker = open_asker(model.source)
+        prompt = asker.rendering.prompts[0]
+        return lambda texts: list(vectors_of(asker, [prompt + text for text in texts]))
     base = load_base(model.source, task=None) if model.folder is None else open_asker(
         model.source
     ).base  # fmt: skip

@@ -13,6 +13,7 @@ from tunewright.journal import Journal
 from tunewright.model.load import Base
 from tunewright.records import Example
 from tunewright.setup import Setup, Tuning
+from tunewright.train.contrastive import CONTRASTIVE
 from tunewright.train.objectives import OBJECTIVES, Objective, with_penalty
 from tunewright.train.preferences import NEED_REFERENCE, add_references, make_preference
 
@@ -22,10 +23,20 @@ def objective_of(setup: Setup, base: Base) -> Objective:
     if setup.prefers:
         chosen = setup.recipe.preference.model_dump(exclude_none=True)
         objective = make_preference(setup.objective, chosen)
+    elif setup.task == "embed":
+        objective = _contrastive(setup, base)
     else:
         objective = OBJECTIVES[setup.objective]
     companion = base.companion
     return objective if companion is None else with_penalty(objective, companion.penalty)
+
+
+def _contrastive(setup: Setup, base: Base) -> Objective:
+    how = setup.recipe.embedding
+    if how.loss == "triplet":
+        return partial(CONTRASTIVE["triplet"], pooling=base.pooling, margin=how.margin)
+    chosen = CONTRASTIVE["in_batch"]
+    return partial(chosen, pooling=base.pooling, temperature=how.temperature)
 
 
 def with_references(
@@ -50,6 +61,13 @@ def _tell(advance: object, share: float) -> None:
 
 def check_preferences(recipe: Recipe, prepared: Prepared) -> None:
     """Raise DataError where the rows hold no better and worse answers to learn from or judge by."""
+    if prepared.task == "embed" and recipe.embedding.loss == "triplet":
+        lacking = next((e for e in prepared.splits.train if not e.rejected), None)
+        if lacking is not None:
+            raise DataError(
+                f"{lacking.place}: no text that does not belong, which embedding.loss triplet "
+                "needs in every row; add a column negative, or use embedding.loss: in_batch"
+            )
     if recipe.objective == "supervised":
         return
     splits = prepared.splits

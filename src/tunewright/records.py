@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-Task = Literal["classify", "tag", "regress", "generate", "chat", "continue"]
+Task = Literal["classify", "tag", "regress", "generate", "chat", "continue", "embed"]
 SplitName = Literal["train", "validation", "test"]
 VerdictWord = Literal["better", "worse", "cannot tell"]
 Verdict = Literal["ship", "more data", "do not tune"]
@@ -52,11 +52,13 @@ class Example:
         regress    float
         generate   str (the completion)      chat   str (the last assistant turn)
         continue   None (the text itself is learned)
-    messages: the whole conversation for generate and chat, the completion included; else empty.
-    references: further acceptable outputs (generate), `output` itself included; else empty.
+        embed      str (a text that belongs to the input)
+    messages: the whole conversation for generate and chat, the completion included; for embed the
+        pair as two turns; else empty.
+    references: further acceptable outputs (generate, embed), `output` included; else empty.
     columns: numeric and categorical values beside the text, in file order.
     group: rows of one group stay on one side of every split.
-    rejected: the worse answer of a preference pair.
+    rejected: the worse answer of a preference pair; for embed a text that does not belong.
     weight: weight of the row in the loss.
     """
 
@@ -113,6 +115,7 @@ class Prediction:
     prediction and reference have the type of Example.output for the task.
     probabilities: per label in label order, where the system gives them (classify), else None.
     nll_nats, num_tokens, num_bytes: of the reference completion, where a language model scored it.
+    graded: what was found out about the answer by name, such as its reward or "ndcg@10".
     """
 
     id: str
@@ -128,6 +131,7 @@ class Prediction:
     nll_nats: float | None = None
     num_tokens: int | None = None
     num_bytes: int | None = None
+    graded: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

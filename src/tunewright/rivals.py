@@ -23,7 +23,7 @@ from tunewright.journal import Journal
 from tunewright.metrics.table import metrics_for
 from tunewright.model.load import Base, add_tokens, load_base
 from tunewright.records import Example, Prediction
-from tunewright.setup import PREFERRED, Setup, open_model
+from tunewright.setup import PREFERRED, Setup, open_model, use_pooling
 from tunewright.train.loop import fit
 from tunewright.train.objectives import OBJECTIVES
 
@@ -54,6 +54,7 @@ def answer_with_rivals(
         seed=recipe.training.seed,
     )
     add_tokens(base, recipe.adapter.new_tokens)
+    use_pooling(base, recipe)
     if setup.prefers:
         return _preferred(setup, base, test)
     names = recipe.evaluation.baselines
@@ -87,7 +88,11 @@ def _preferred(setup: Setup, base: Base, test: Sequence[Example]) -> dict[str, l
     lengths = {e.id: len(str(e.output)) - len(e.rejected or "") for e in test}
 
     def by_length(system: str, sign: int) -> list[Prediction]:
-        picks = [sign * lengths[p.id] > 0 for p in asked]
+        # Of equal lengths a coin decides, the same one every time.
+        picks = [
+            sign * lengths[p.id] > 0 or (lengths[p.id] == 0 and int(p.id[:1], 16) % 2 == 0)
+            for p in asked
+        ]
         return [
             replace(
                 p, system=system, prediction=PREFERRED[not right], confidence=None,

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from tunewright.config import AdapterSection, Recipe, with_values
+from tunewright.config import COMPARING, AdapterSection, Recipe, with_values
 from tunewright.cost.memory import Work, forecast_memory, with_micro_batch
 from tunewright.cost.shape import ModelShape, read_shape
 from tunewright.cost.time import forecast_seconds
@@ -53,6 +53,8 @@ from tunewright.train.optimize import Rates
 PREFERRED = ("chosen", "rejected")
 MEASURED_LENGTHS = 20_000
 """Rows whose length is measured for max_length; more would not change the answer."""
+MOST_PASSAGES = 5_000
+"""Texts that the right ones hide among when a model of task embed is judged."""
 UNWRITABLE_SHARE = 0.02
 """Characters of the answers that a tokenizer may lack before a run is refused."""
 
@@ -107,7 +109,7 @@ class Setup:
     @property
     def prefers(self) -> bool:
         """True where answers are compared: what is judged is which of two the model favours."""
-        return self.recipe.objective != "supervised"
+        return self.recipe.objective in COMPARING
 
     @property
     def judged_task(self) -> str:
@@ -128,7 +130,19 @@ class Setup:
         """A model of this run, ready to be asked."""
         most = self.recipe.evaluation.max_new_tokens
         assert isinstance(most, int)
-        return Asker(base, self.rendering, most, self.scale)
+        return Asker(base, self.rendering, most, self.scale, self.passages)
+
+    @property
+    def passages(self) -> tuple[str, ...]:
+        """Texts of all rows that the test rows' own hide among (embed); chosen by content."""
+        if self.task != "embed":
+            return ()
+        splits = self.prepared.splits
+        found = dict.fromkeys(
+            text for e in (*splits.test, *splits.validation, *splits.train)
+            for text in (str(e.output), *e.references)
+        )  # fmt: skip
+        return tuple(sorted(found, key=_digest_text)[:MOST_PASSAGES])
 
     def standardised(self, rows: Sequence[Row]) -> Sequence[Row]:
         """Rows as the loss wants them: numbers on the scale that the model works on."""
@@ -143,6 +157,7 @@ class Setup:
         return {
             "columns": _table_columns(self.prepared.layout),
             "max_length": how.max_length,
+            **({"prompts": list(how.prompts)} if self.task == "embed" else {}),
             "max_new_tokens": self.recipe.evaluation.max_new_tokens,
             "scale": {"mean": self.scale.mean, "deviation": self.scale.deviation},
             "column_edges": [[name, list(edges)] for name, edges in how.column_edges],
@@ -176,6 +191,7 @@ def make_setup(recipe: Recipe, prepared: Prepared, journal: Journal) -> Setup:
     keep_freed_memory()
     cap_kernel_caches()
     dtype, precision_reason = choose_precision(training.precision, device)
+    prepared = _only_pairs(recipe, prepared, journal)
     base = _load_as_found(recipe, prepared, device, dtype)
     examples = prepared.splits.train
     if not examples:
@@ -204,6 +220,21 @@ def make_setup(recipe: Recipe, prepared: Prepared, journal: Journal) -> Setup:
     return Setup(filled, derived, prepared, rendering, scale, device, dtype, forecast, base)
 
 
+def _only_pairs(recipe: Recipe, prepared: Prepared, journal: Journal) -> Prepared:
+    """Training rows without a better and a worse answer left out, where pairs are compared."""
+    if recipe.objective not in COMPARING or recipe.objective == "kto":
+        return prepared
+    train = prepared.splits.train
+    pairs = tuple(e for e in train if e.output is not None and e.rejected is not None)
+    if len(pairs) < len(train):
+        first = next(e for e in train if e.output is None or e.rejected is None)
+        journal.warn(
+            f"data: {len(train) - len(pairs)} training rows lack a better or a worse answer and "
+            f"are left out (first: {first.place})"
+        )
+    return replace(prepared, splits=replace(prepared.splits, train=pairs))
+
+
 def open_model(
     setup: Setup, journal: Journal, *, rows: Sequence[Row] = (), random_init: bool = False
 ) -> Tuning:
@@ -220,6 +251,10 @@ def open_model(
         add_mean_pooling(base, recipe.training.seed)
     heads = head_modules(base)
     base = attach(base, adapter.method, seed=recipe.training.seed, **_shared_keys(adapter))
+    if recipe.task == "embed":  # the pooler that some encoders carry takes no part
+        for name, parameter in base.model.named_parameters():
+            if "pooler." in name:
+                parameter.requires_grad_(False)
     if isinstance(adapter.options, LowRank) and adapter.options.init == "eva":
         pad_id = int(base.tokenizer.pad_token_id or 0)
         start_from_activations(base, adapter.options, rows, pad_id, recipe.training.seed)
@@ -300,7 +335,14 @@ def _load(
         seed=recipe.training.seed,
     )
     add_tokens(base, recipe.adapter.new_tokens)
+    use_pooling(base, recipe)
     return base
+
+
+def use_pooling(base: Base, recipe: Recipe) -> None:
+    """Sum token states up as the recipe wishes; auto leaves it to the base."""
+    if recipe.embedding.pooling != "auto":
+        base.pooling = recipe.embedding.pooling
 
 
 def _rendering(recipe: Recipe, prepared: Prepared, base: Base, *, max_length: int) -> Rendering:
@@ -320,6 +362,7 @@ def _rendering(recipe: Recipe, prepared: Prepared, base: Base, *, max_length: in
         if prepared.layout.columns.numeric
         else (),
         prefers={"supervised": None, "kto": "single"}.get(recipe.objective, "pairs"),  # type: ignore[arg-type]
+        prompts=(recipe.embedding.query_prompt, recipe.embedding.passage_prompt),
         prompt_loss=recipe.objective == "orpo",
     )
 
@@ -386,8 +429,7 @@ def _facts(
         hidden_size=int(config.hidden_size),
         num_rows=_count_rows(len(prepared.splits.train), len(examples), len(rows)),
         lengths=[
-            max(row.input_ids.size, 0 if row.other is None else row.other.input_ids.size)
-            for row in rows
+            max(part.input_ids.size for part in _parts(row)) for row in rows
         ],
         answer_lengths=answers,
         max_positions=longest_input(base) or 1 << 20,
@@ -396,6 +438,11 @@ def _facts(
         num_outputs=int(config.vocab_size) if task in ("generate", "chat", "continue") else 1,
         fitted_head=head_init != "random" and find_head(base) is not None,
     )
+
+
+def _parts(row: Row) -> list[Row]:
+    """The row and all that hangs on it."""
+    return [row] if row.other is None else [row, *_parts(row.other)]
 
 
 def _count_rows(examples: int, measured: int, rows: int) -> int:
@@ -455,6 +502,10 @@ def _plan(setup: Setup, base: Base, head_names: frozenset[str]) -> Plan:
         minutes=setup.recipe.budget.minutes,
         identity=_identity(setup, base),
     )
+
+
+def _digest_text(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _identity(setup: Setup, base: Base) -> str:

@@ -37,7 +37,7 @@ def render_for_training(
 ) -> Sequence[Row]:
     """The training rows in tokens, in order. Raises DataError for one that cannot be rendered."""
     examples = prepared.splits.train
-    if rendering.prefers is not None:
+    if rendering.prefers is not None or rendering.task == "embed":
         return render_training(examples, rendering)
     name = _digest_tokenizer(rendering)
     if prepared.digest is None or name is None or len(examples) <= FEW_ROWS:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -66,7 +66,8 @@ def make_judge(setup: Setup, base: Base, metrics: Sequence[str]) -> Judge | None
         return None
     generative = setup.judged_task in ("generate", "chat")
     shown = first_by_content(examples, MOST_GENERATED) if generative else examples
-    return Judge(setup, setup.asker(base), shown, metrics)
+    # Each look at vectors is taken among the validation rows' own texts: all others cost too much.
+    return Judge(setup, replace(setup.asker(base), passages=()), shown, metrics)
 
 
 def make_evaluate(setup: Setup, base: Base, metrics: Sequence[str]) -> Evaluate | None:
@@ -88,6 +89,8 @@ def _loss(predictions: Sequence[Prediction], labels: Sequence[str], setup: Setup
     if setup.task == "regress":
         errors = [float(p.prediction) - float(p.reference) for p in predictions]  # type: ignore[arg-type]
         return float(np.mean(np.square(errors))) / setup.scale.deviation**2
+    if setup.task == "embed":
+        return float(np.mean([p.graded["surprise"] for p in predictions]))
     if setup.task == "tag":
         return math.nan  # spans carry no loss; the deciding metric decides alone
     if setup.task == "classify" and setup.recipe.training.temperature == "auto":

@@ -14,7 +14,7 @@ from tunewright.errors import RecipeError, UserError
 if TYPE_CHECKING:
     from rich.console import Console
 
-TASKS = ("classify", "tag", "regress", "generate", "chat", "continue")
+TASKS = ("classify", "tag", "regress", "generate", "chat", "continue", "embed")
 
 
 def init(

@@ -106,6 +106,8 @@ def make_batch(
     rows: Sequence[Row], *, pad_id: int, device: torch.device, packed: bool = False
 ) -> Batch:
     """Rows of one kind as tensors; `packed` joins all rows but an encoder-decoder's in one."""
+    if rows[0].other is not None and rows[0].target_weights is None:
+        return _texts_batch(rows, pad_id, device)
     if rows[0].other is not None:
         return _preference_batch(rows, pad_id, device, packed)
     if rows[0].is_seq2seq:
@@ -157,7 +159,7 @@ def hide_tokens(
     hidden = random_stream(seed, "hide", epoch, row.id).random(row.input_ids.size) < share
     keep = np.isin(row.input_ids, np.fromiter(special, dtype=np.int64, count=len(special)))
     ids = np.where(hidden & ~keep, np.int32(mask_id), row.input_ids).astype(np.int32)
-    return Row(row.id, ids, row.target_weights, row.target, row.weight, row.lost_targets)
+    return replace(row, input_ids=ids)
 
 
 def batches_by_length(
@@ -216,6 +218,21 @@ def _language_batch(rows: Sequence[Row], pad_id: int, device: torch.device) -> B
         target_weight_N=_joined(weight, torch.float32, device),
         weight_B=torch.tensor([row.weight for row in rows], dtype=torch.float32, device=device),
         num_tokens=sum(row.input_ids.size for row in rows),
+    )
+
+
+def _texts_batch(rows: Sequence[Row], pad_id: int, device: torch.device) -> Batch:
+    """Every row's texts one below the other: all firsts, all seconds, then all thirds there are."""
+    seconds = [row.other for row in rows if row.other is not None]
+    thirds = [row.other for row in seconds if row.other is not None]
+    flat = [*rows, *seconds, *thirds]
+    ids, mask = _pad([row.input_ids for row in flat], pad_id)
+    return Batch(
+        ids_BT=ids.to(device),
+        mask_BT=None if mask is None else mask.to(device),
+        target=torch.zeros(len(rows), dtype=torch.int64, device=device),
+        weight_B=torch.tensor([row.weight for row in rows], dtype=torch.float32, device=device),
+        num_tokens=sum(row.input_ids.size for row in flat),
     )
 
 

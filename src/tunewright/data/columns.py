@@ -17,7 +17,10 @@ from tunewright.data.guess import Guess
 from tunewright.data.layout import Layout, PlacedRow, as_shape, file_name, labels_of, text_of
 from tunewright.data.profile import MAX_LABELS, Profile, profile_columns
 from tunewright.data.shapes import (
+    ANCHORS,
     CONVERSATIONS,
+    NEGATIVES,
+    POSITIVES,
     SHAPE_KEYS,
     TAG_COLUMNS,
     TOKEN_COLUMNS,
@@ -44,6 +47,8 @@ def find_layout(rows: Iterable[PlacedRow], data: DataSection, task: str | None) 
         raise DataError("no rows; give a file with at least a few")
     profiles = profile_columns(placed)
     _check_names(profiles, data, placed)
+    if task == "embed" or (task is None and {"anchor", "positive"} <= profiles.keys()):
+        return _embed_layout(placed, data)
     shape = _find_shape(placed, data)
     if shape == "tokens":
         return _tokens_layout(placed, data, task)
@@ -105,6 +110,26 @@ def _fits(
     if main_shape:
         return bool(keys & (main | SHAPE_KEYS[main_shape]))
     return bool(keys & main)
+
+
+def _embed_layout(rows: list[PlacedRow], data: DataSection) -> Layout:
+    """Pairs of texts that belong together, or triplets with one that does not."""
+    names = {name: None for _, row in rows for name in row}
+    given = data.columns
+    anchor = given.input or first_key(names, ANCHORS)
+    free = [name for name in names if name != anchor]
+    positive = given.output or first_key(dict.fromkeys(free), POSITIVES)
+    if anchor is None or positive is None:
+        missing = "input" if anchor is None else "output"
+        raise DataError(
+            f"{file_name(rows)}: task embed wants two texts that belong together; columns are "
+            f"{', '.join(names)}; set data.columns.{missing}, or call them anchor and positive"
+        )
+    negative = given.rejected or first_key(dict.fromkeys(free), NEGATIVES)
+    columns = given.model_copy(update={"input": anchor, "output": positive, "rejected": negative})
+    beside = f", and {negative} does not" if negative else ""
+    reason = f"task embed: {positive} belongs to {anchor}{beside}"
+    return Layout("embed", "table", columns, reasons=(reason,))
 
 
 def _tokens_layout(rows: list[PlacedRow], data: DataSection, task: str | None) -> Layout:

@@ -153,6 +153,20 @@ def _continue(place: str, row: Row, layout: Layout, data: DataSection) -> Exampl
     return _bare(place, text_of(row.get(layout.columns.input or "")))
 
 
+def _embed(place: str, row: Row, layout: Layout, data: DataSection) -> Example:
+    chosen = layout.columns
+    text, found = text_of(row.get(chosen.input or "")), text_of(row.get(chosen.output or ""))
+    other = row.get(chosen.rejected) if chosen.rejected else None
+    return Example(
+        id="",
+        place=place,
+        input=text,
+        output=found or None,
+        messages=(Message("user", text), Message("assistant", found)),
+        rejected=None if is_missing(other) else text_of(other),
+    )
+
+
 def _bare(place: str, text: str) -> Example:
     return Example(id="", place=place, input=text)
 
@@ -226,4 +240,5 @@ _BUILDERS: dict[str, Callable[[str, Row, Layout, DataSection], Example]] = {
     "regress": _regress,
     "tag": _tag,
     "continue": _continue,
+    "embed": _embed,
 }

@@ -229,11 +229,11 @@ def _merge_held(splits: Splits, task: str) -> tuple[Splits, list[Finding]]:
 def merge_references(
     examples: Sequence[Example], task: str, where: str
 ) -> tuple[list[Example], list[Finding]]:
-    """For generate: one example per identical input, with every output as a reference.
+    """For generate and embed: one example per identical input, with every output as a reference.
 
     Training rows stay separate; validation and test are judged against all references at once.
     """
-    if task != "generate":
+    if task not in ("generate", "embed"):
         return list(examples), []
     by_input: dict[tuple[Any, ...], list[Example]] = {}
     for example in examples:

@@ -44,7 +44,8 @@ class Row:
     weight: float = 1.0
     lost_targets: int = 0
     other: Row | None = None
-    """Of a preference: the worse answer; of a single liked or disliked one: a mismatched answer."""
+    """Of a preference: the worse answer; of a single liked or disliked one: a mismatched answer.
+    Of a pair of texts: the one that belongs, whose own `other` is one that does not."""
     liked: bool | None = None
     """Of a single answer that was judged by itself."""
     reference: tuple[float, ...] = ()
@@ -98,6 +99,8 @@ class Rendering:
     column_edges: tuple[tuple[str, tuple[float, ...]], ...] = ()
     prefers: Literal["pairs", "single"] | None = None
     """Answers are compared (preferences.py): in pairs, or each judged by itself."""
+    prompts: tuple[str, str] = ("", "")
+    """Put before inputs, and before texts that are to be found (embed)."""
     prompt_loss: bool = False
     """Of answers that are compared: the better one's prompt carries loss too, marked by half (ORPO
     learns the whole text, and compares the answers)."""
@@ -481,6 +484,28 @@ def _render_text(examples: Sequence[Example], how: Rendering) -> list[Row]:
     return rows
 
 
+def _render_pairs(examples: Sequence[Example], how: Rendering) -> list[Row]:
+    """Texts that belong together, and one that does not where there is one."""
+    asked, found = how.prompts
+    anchors = encode_texts([asked + e.input for e in examples], how)
+    texts = encode_texts([found + str(e.output) for e in examples], how)
+    wrong = [e for e in examples if e.rejected]
+    others = dict(
+        zip(
+            (e.id for e in wrong),
+            encode_texts([f"{found}{e.rejected}" for e in wrong], how),
+            strict=True,
+        )
+    )
+    rows = []
+    for example, anchor, text in zip(examples, anchors, texts, strict=True):
+        other = others.get(example.id)
+        last = None if other is None else Row(f"{example.id}-not", other, target=0)
+        pair = Row(f"{example.id}-found", text, target=0, other=last)
+        rows.append(Row(example.id, anchor, target=0, weight=example.weight, other=pair))
+    return rows
+
+
 def _cut(row: Row, max_length: int) -> Row:
     """Shorten to max_length: the prompt loses its beginning first, then the answer its end."""
     surplus = row.input_ids.size - max_length
@@ -532,4 +557,5 @@ RENDERERS: dict[str, Callable[[Sequence[Example], Rendering], list[Row]]] = {
     "generate": _render_generation,
     "chat": _render_generation,
     "continue": _render_text,
+    "embed": _render_pairs,
 }

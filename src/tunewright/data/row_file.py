@@ -184,10 +184,14 @@ def digest_rows(rows: Sequence[Row]) -> str:
 def _digest(rows: Sequence[Row]) -> str:
     data = hashlib.sha256()
     for row in rows:
-        data.update(row.id.encode())
-        data.update(row.input_ids.tobytes())
-        if row.target_weights is not None:
-            data.update(row.target_weights.tobytes())
-        target = row.target
-        data.update(target.tobytes() if isinstance(target, np.ndarray) else repr(target).encode())
+        at: Row | None = row
+        while at is not None:
+            data.update(at.id.encode())
+            data.update(at.input_ids.tobytes())
+            if at.target_weights is not None:
+                data.update(at.target_weights.tobytes())
+            target = at.target
+            raw = target.tobytes() if isinstance(target, np.ndarray) else repr(target).encode()
+            data.update(raw)
+            at = at.other
     return data.hexdigest()

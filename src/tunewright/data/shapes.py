@@ -36,6 +36,9 @@ ROLES: dict[str, Role] = {
 }
 ANSWERS = ("output", "response", "completion", "answer", "reply")
 QUESTIONS = ("query", "question")
+ANCHORS = ("anchor", "query", "question", "sentence1", "text1", "input")
+POSITIVES = ("positive", "pos", "passage", "document", "sentence2", "text2", "answer", "output")
+NEGATIVES = ("negative", "neg", "hard_negative", "rejected")
 TAG_COLUMNS = ("ner_tags", "tags", "labels", "ner", "bio_tags", "tag", "label")
 TOKEN_COLUMNS = ("tokens", "words")
 # Which keys belong to a shape; used to tell a missing value from a different shape.
@@ -198,7 +201,26 @@ def make_turn(
     )
 
 
+def _answer(value: Any) -> Any:
+    """An answer: messages where it holds them, else its own text, JSON or not."""
+    if isinstance(value, str):
+        read = parse_cell(value)
+        items = read if isinstance(read, list) else [read]
+        turns = bool(items) and all(_is_message(item) for item in items)
+        return read if turns else value
+    plain = isinstance(value, Mapping) and not _is_message(value)
+    return json.dumps(value, ensure_ascii=False) if plain else value
+
+
+def _is_message(item: Any) -> bool:
+    return isinstance(item, Mapping) and bool({"role", "from", "messages"} & item.keys())
+
+
 def _as_messages(value: Any, role: Role, place: str) -> tuple[Message, ...]:
+    if isinstance(value, str) and role == "assistant":
+        value = _answer(value)
+        if isinstance(value, str):
+            return (Message(role, value),) if value else ()
     if _is_list(value):
         return read_messages(value, place)
     if value is None or value == "":
@@ -242,8 +264,8 @@ def _read_query_response(row: Row, place: str) -> Talk:
 
 
 def _read_preference(row: Row, place: str) -> Talk:
-    chosen = _as_messages(parse_cell(row.get("chosen")), "assistant", place)
-    rejected = _as_messages(parse_cell(row.get("rejected")), "assistant", place)
+    chosen = _as_messages(_answer(row.get("chosen")), "assistant", place)
+    rejected = _as_messages(_answer(row.get("rejected")), "assistant", place)
     whole = any(message.role == "user" for message in chosen)
     prompt = () if whole else _as_messages(parse_cell(row.get("prompt")), "user", place)
     if not whole and not prompt and chosen:
@@ -257,8 +279,8 @@ def _read_preference(row: Row, place: str) -> Talk:
 def _read_openai_preference(row: Row, place: str) -> Talk:
     given = parse_cell(row.get("input"))
     prompt = _as_messages(given, "user", place)
-    chosen = _as_messages(parse_cell(row.get("preferred_output")), "assistant", place)
-    worse = _as_messages(parse_cell(row.get("non_preferred_output")), "assistant", place)
+    chosen = _as_messages(_answer(row.get("preferred_output")), "assistant", place)
+    worse = _as_messages(_answer(row.get("non_preferred_output")), "assistant", place)
     tools = read_tools(given, place) if isinstance(given, Mapping) else ()
     return Talk((*prompt, *chosen), tools, rejected=_last_content(worse))
 

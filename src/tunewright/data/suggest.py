@@ -19,7 +19,7 @@ from tunewright.records import Example, Task
 
 MetricsFor = Callable[[Task, Sequence[Example], Sequence[str]], tuple[str, ...]]
 EXAMPLE_DECODER = "Qwen/Qwen3-0.6B"
-ENCODER_TASKS = ("classify", "tag", "regress")
+ENCODER_TASKS = ("classify", "tag", "regress", "embed")
 
 
 def suggest_recipe(source: str, task: str | None, *, metrics_for: MetricsFor | None = None) -> str:
@@ -47,7 +47,7 @@ def suggest_recipe(source: str, task: str | None, *, metrics_for: MetricsFor | N
 
 def _write_task(layout: Layout) -> list[str]:
     why = [f"# {reason}" for reason in layout.reasons]
-    return [*why, f"task: {layout.task}  # classify, tag, regress, generate, chat or continue", ""]
+    return [*why, f"task: {layout.task}  # classify, tag, regress, generate, chat, continue or embed", ""]
 
 
 def _write_base(task: str) -> list[str]:

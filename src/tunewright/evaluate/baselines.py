@@ -14,6 +14,7 @@ from tunewright.evaluate.few_shot import few_shot
 from tunewright.evaluate.material import Material as Material
 from tunewright.evaluate.material import NotPossible
 from tunewright.evaluate.nearest import nearest_neighbour
+from tunewright.evaluate.retrieval import bm25, tfidf_cosine
 from tunewright.evaluate.untuned import base, linear_probe
 from tunewright.journal import Journal
 from tunewright.records import Prediction
@@ -92,7 +93,7 @@ def _run(name: str, material: Material, journal: Journal) -> list[Prediction]:
 
 _GENERATION = ("generate", "chat")
 _TASKS_OF: dict[str, tuple[str, ...]] = {
-    "base": ("classify", *_GENERATION, "continue"),
+    "base": ("classify", *_GENERATION, "continue", "embed"),
     "few_shot": _GENERATION,
     "linear_probe": ("classify", "regress", "tag"),
     "nearest_neighbour": ("classify", "regress", *_GENERATION),
@@ -100,6 +101,8 @@ _TASKS_OF: dict[str, tuple[str, ...]] = {
     "boosted_trees": ("classify", "regress"),
     "majority": ("classify", "tag"),
     "mean": ("regress",),
+    "tfidf_cosine": ("embed",),
+    "bm25": ("embed",),
 }
 
 BASELINES: dict[str, Baseline] = {
@@ -111,4 +114,6 @@ BASELINES: dict[str, Baseline] = {
     "boosted_trees": boosted_trees,
     "majority": majority,
     "mean": mean,
+    "tfidf_cosine": tfidf_cosine,
+    "bm25": bm25,
 }

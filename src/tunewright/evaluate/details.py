@@ -266,6 +266,8 @@ def goodness(row: Prediction, task: str) -> float:
     if task == "tag":
         found, true = span_set(row.prediction), span_set(row.reference)
         return 2 * len(found & true) / (len(found) + len(true)) if found or true else 1.0
+    if task == "embed":
+        return row.graded.get("ndcg@10", 0.0)
     if task == "continue":
         return -(row.nll_nats or 0.0) / max(row.num_bytes or 0, 1)
     answer, references = answer_of(row).strip(), [text.strip() for text in references_of(row)]

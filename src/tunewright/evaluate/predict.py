@@ -25,6 +25,8 @@ from tunewright.data.render import (
     render,
     render_prompts,
 )
+from tunewright.evaluate.ranking import rank
+from tunewright.model.embed import embed
 from tunewright.model.generate import generate_answers, target_logits
 from tunewright.model.load import Base, longest_input
 from tunewright.records import Example, Output, Prediction, Span
@@ -51,6 +53,8 @@ class Asker:
     rendering: Rendering
     max_new_tokens: int = 256
     scale: Scale = Scale()
+    passages: tuple[str, ...] = ()
+    """More texts to choose from, beside those of the rows asked about (embed)."""
 
     def predict(
         self,
@@ -352,6 +356,46 @@ def _sigmoid(logits: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.asarray(1.0 / (1.0 + np.exp(-logits)), dtype=np.float32)
 
 
+def retrieve(
+    asker: Asker, examples: Sequence[Example], system: str, split: str,
+    advance: Advance,
+) -> list[Prediction]:  # fmt: skip
+    """The nearest text to each input by cosine, with how well the right ones ranked."""
+
+    def scores(inputs: Sequence[str], texts: Sequence[str]) -> NDArray[np.float64]:
+        asked, found = asker.rendering.prompts
+        share = len(texts) / (len(texts) + len(inputs))
+        texts_CH = vectors_of(asker, [found + t for t in texts], lambda s: advance(share * s))
+        inputs_BH = vectors_of(
+            asker, [asked + t for t in inputs], lambda s: advance(share + (1 - share) * s)
+        )
+        return inputs_BH @ texts_CH.T
+
+    return rank(examples, asker.passages, scores, system, split)
+
+
+def vectors_of(
+    asker: Asker, texts: Sequence[str], advance: Advance = lambda share: None
+) -> NDArray[np.float64]:
+    """(B, H) vectors of unit length; prompts are the caller's matter."""
+    base = asker.base
+    ids = encode_texts([text or " " for text in texts], asker.rendering)
+    rows = [Row(str(number), part, target=0) for number, part in enumerate(ids)]
+    out: NDArray[np.float64] | None = None
+    done = 0
+    for part in batches_by_length(rows, EVALUATION_TOKENS):
+        pad_id = _pad_id(base)
+        batch = make_batch([rows[i] for i in part], pad_id=pad_id, device=base.device)
+        with torch.inference_mode():
+            vectors = embed(base.model, batch.ids_BT, batch.mask_BT, base.pooling)
+        out = np.zeros((len(rows), vectors.shape[1])) if out is None else out
+        out[part] = vectors.cpu().numpy()
+        done += part.size
+        advance(done / len(rows))
+    assert out is not None
+    return out
+
+
 Predictor = Callable[[Asker, Sequence[Example], str, str, Advance], list[Prediction]]
 PREDICTORS: dict[str, Predictor] = {
     "classify": classify,
@@ -360,4 +404,5 @@ PREDICTORS: dict[str, Predictor] = {
     "generate": generate,
     "chat": generate,
     "continue": continue_text,
+    "embed": retrieve,
 }

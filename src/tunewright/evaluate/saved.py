@@ -44,6 +44,8 @@ def _to_line(p: Prediction) -> dict[str, Any]:
     }
     if p.probabilities is not None:
         line["probabilities"] = [round(value, DIGITS) for value in p.probabilities]
+    if p.graded:
+        line["graded"] = {name: round(value, DIGITS) for name, value in p.graded.items()}
     for name in ("group", "references", "nll_nats", "num_tokens", "num_bytes"):
         value = getattr(p, name)
         if value is not None and value != ():
@@ -67,6 +69,7 @@ def _from_line(line: Mapping[str, Any]) -> Prediction:
         nll_nats=line.get("nll_nats"),
         num_tokens=line.get("num_tokens"),
         num_bytes=line.get("num_bytes"),
+        graded=line.get("graded") or {},
     )
 
 

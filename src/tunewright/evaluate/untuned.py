@@ -62,7 +62,7 @@ def base(material: Material) -> list[Prediction]:
     Raises NotPossible for tag and regress: a base has no answer to them before it is tuned.
     """
     asker = need_asker(material)
-    if material.task in GENERATIVE_TASKS:
+    if material.task in (*GENERATIVE_TASKS, "embed"):
         return asker.predict(
             material.test, system="base", split=material.split, advance=material.advance
         )

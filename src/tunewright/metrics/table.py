@@ -40,6 +40,7 @@ class Metric:
     weighted(predictions, labels): for what sums can't tell (ranks): a function from weights_nB, one
         resample per column, to B values.
     range: least and largest possible value; None where there is no end.
+    graded: the name under which each prediction holds its own value already.
     needs: what a prediction must carry beside its answer.
     yes_no: each row is right or wrong and the value is the share of right ones.
     inflated: noise alone raises the value, so that its interval must reach further down.
@@ -55,6 +56,7 @@ class Metric:
     needs: Needs | None = None
     yes_no: bool = False
     inflated: bool = False
+    graded: str | None = None
 
 
 def find_metric(name: str) -> Metric:
@@ -94,6 +96,8 @@ def lacks(metric: Metric, predictions: Sequence[Prediction]) -> bool:
         return any(row.probabilities is None for row in predictions)
     if metric.needs == "confidence":
         return any(row.confidence is None for row in predictions)
+    if metric.graded is not None:
+        return any(metric.graded not in row.graded for row in predictions)
     if metric.needs == "nll":
         return any(row.nll_nats is None for row in predictions)
     return False
@@ -167,6 +171,8 @@ def default_metrics(
         return ("mae", "rmse", "r2", "spearman", "pearson")
     if task == "continue":
         return ("bits_per_byte", "perplexity")
+    if task == "embed":
+        return ("ndcg@10", "mrr", "recall@1", "recall@5", "recall@10")
     rest = ("chrf", "rougeL", "token_f1", "bits_per_byte", "perplexity")
     if has_references or median_reference_words > FREE_TEXT_WORDS:
         return ("bleu", *rest[:3], "exact_match", *rest[3:])
@@ -206,6 +212,7 @@ def is_label_output(output: Output) -> bool:
 CLASSIFY: tuple[Task, ...] = ("classify",)
 TAG: tuple[Task, ...] = ("tag",)
 REGRESS: tuple[Task, ...] = ("regress",)
+EMBED: tuple[Task, ...] = ("embed",)
 WRITE: tuple[Task, ...] = ("generate", "chat")
 LANGUAGE: tuple[Task, ...] = ("generate", "chat", "continue")
 
@@ -228,6 +235,19 @@ _error = partial(
 _fit = partial(Metric, REGRESS, rows=regression.moment_rows)
 _micro = partial(partial, average="micro")
 _weighted = partial(partial, average="weighted")
+
+
+def graded_rows(
+    predictions: Sequence[Prediction], label_names: Sequence[str], *, name: str
+) -> Array:
+    """(n, 2): what each prediction was graded with under this name, and 1."""
+    values = [row.graded[name] for row in predictions]
+    return np.column_stack([np.array(values, dtype=np.float64), np.ones(len(values))])
+
+
+def _graded(name: str, description: str, tasks: tuple[Task, ...] = EMBED, **more: Any) -> Metric:
+    rows = partial(graded_rows, name=name)
+    return Metric(tasks, description, rows=rows, value=labels.mean_of, graded=name, **more)
 
 
 def _one_label(label: str, value: Callable[[Array], Array], what: str) -> Metric:
@@ -338,5 +358,10 @@ METRICS: dict[str, Metric] = {
     "spearman": Metric(
         REGRESS, "rank correlation", weighted=regression.spearman, range=(-1.0, 1.0)
     ),
+    "ndcg@10": _graded("ndcg@10", "gain of the right texts among the first ten, discounted"),
+    "mrr": _graded("mrr", "mean of 1 / rank of the first right text"),
+    "recall@1": _graded("recall@1", "share of right texts that rank first"),
+    "recall@5": _graded("recall@5", "share of right texts among the first five"),
+    "recall@10": _graded("recall@10", "share of right texts among the first ten"),
     "pearson": _fit("linear correlation", value=regression.pearson_of, range=(-1.0, 1.0)),
 }

@@ -33,8 +33,15 @@ from tunewright.model.quantize import (
 from tunewright.model.tokenizer import has_tokenizer, load_tokenizer
 
 Kind = Literal["encoder", "decoder", "encoder-decoder"]
-TASKS = ("classify", "regress", "tag", "generate", "chat", "continue")
+TASKS = ("classify", "regress", "tag", "generate", "chat", "continue", "embed")
 GENERATIVE_TASKS = ("generate", "chat", "continue")
+POOLING_FILE = "1_Pooling/config.json"
+POOLINGS = {
+    "pooling_mode_mean_tokens": "mean",
+    "pooling_mode_cls_token": "cls",
+    "pooling_mode_lasttoken": "last",
+}
+"""What sentence-transformers calls them."""
 # Standard deviation of a new head, as BERT, GPT-2 and Llama initialise theirs.
 HEAD_STD = 0.02
 _DROPOUT_ENDINGS = ("dropout", "dropout_prob", "dropout_rate", "pdrop")
@@ -47,6 +54,7 @@ class Base:
 
     labels: class names (classify), entity names without B-/I- (tag), else ().
     fresh: names of parameters that the checkpoint did not hold: a new head.
+    pooling: how token states become one vector (embed): mean, cls or last.
     default_template: the tokenizer had no chat template and was given ours.
     adapter: the method that adapters.attach put on, "full" and "lora" among them; None before it.
     dtype: of the weights; quantization: in which frozen linear layers are held (none, nf4, int8).
@@ -67,6 +75,7 @@ class Base:
     device: torch.device
     dtype: torch.dtype
     fresh: tuple[str, ...] = ()
+    pooling: str = "mean"
     default_template: bool = False
     adapter: str | None = None
     quantization: str = "none"
@@ -199,6 +208,7 @@ def load_source(
         device=torch.device(device),
         dtype=dtype,
         fresh=missing,
+        pooling=find_pooling((source.path, ground.path), kind),
         default_template=default_template,
         quantization=quantization,
     )
@@ -266,6 +276,19 @@ def find_kind(config: Any) -> Kind:
     return "decoder" if causal else "encoder"
 
 
+def find_pooling(folders: Sequence[Path], kind: Kind) -> str:
+    """mean, cls or last: as the first of these folders that has a 1_Pooling says, else by kind."""
+    for folder in folders:
+        path = folder / POOLING_FILE
+        if not path.exists():
+            continue
+        settings = safety.read_model_json(path)
+        for key, name in POOLINGS.items():
+            if settings.get(key):
+                return name
+    return "last" if kind == "decoder" else "mean"
+
+
 def _read_config(source: ModelSource, trust_remote_code: bool) -> Any:
     path = source.path / "config.json"
     values = safety.read_model_json(path)
@@ -318,12 +341,17 @@ def _check_fits(
             f"{reference}: {config.model_type} is an encoder and writes no text; for {task} use a "
             "decoder such as Llama, Qwen, Gemma or GPT-2, or T5"
         )
+    if task == "embed" and kind == "encoder-decoder":
+        raise ModelError(
+            f"{reference}: {config.model_type} reads and writes; for embed use an encoder such as "
+            "BERT or ModernBERT, or a decoder"
+        )
     if task == "continue" and kind != "decoder":
         raise ModelError(
             f"{reference}: {config.model_type} cannot continue text; for {task} use a decoder such "
             "as Llama, Qwen, Gemma or GPT-2"
         )
-    if task is None:
+    if task in (None, "embed"):
         return
     mapping = _auto_class(kind, task)._model_mapping
     if type(config) not in mapping and not hasattr(config, "auto_map"):
@@ -334,7 +362,7 @@ def _check_fits(
 
 
 def _auto_class(kind: Kind, task: str | None) -> Any:
-    if task is None:
+    if task in (None, "embed"):
         return transformers.AutoModel
     if task in ("classify", "regress"):
         return transformers.AutoModelForSequenceClassification
@@ -439,7 +467,7 @@ def _check_missing(
 ) -> None:
     """A new head is fine; a hole in the backbone is not. Raises ModelError."""
     prefix = f"{model.base_model_prefix}."
-    bare = task is None or task in GENERATIVE_TASKS
+    bare = task in (None, "embed", *GENERATIVE_TASKS)
     holes = [n for n in missing if (bare or n.startswith(prefix)) and "pooler" not in n]
     if holes:
         raise ModelError(

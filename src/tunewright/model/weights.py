@@ -25,6 +25,7 @@ from tunewright.model.adapters.lora import as_plain_lora
 from tunewright.model.adapters.prompts import is_prompt, put_before_input
 from tunewright.model.catalog import MANIFEST, ModelSource, resolve_model
 from tunewright.model.device import is_out_of_memory
+from tunewright.model.embed import save_modules
 from tunewright.model.load import Base, load_source, quiet
 from tunewright.model.peft_quietly import peft
 from tunewright.model.quantize import is_packed, without_packing
@@ -55,6 +56,8 @@ def save_tuned(
             method = _save_weights(base, temporary, _full_state(base.model, state or {}))
             base.tokenizer.save_pretrained(temporary)
             _save_generation_config(base.plain, temporary)
+            if base.task == "embed":
+                save_modules(base, temporary, extra or {})
             write_json(temporary / MANIFEST, _manifest(base, temporary, method, extra or {}))
             _sync_files(temporary)
             _swap(temporary, folder)

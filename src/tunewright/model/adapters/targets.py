@@ -170,7 +170,7 @@ def task_type(base: Base) -> peft.TaskType:
         return peft.TaskType.SEQ_CLS
     if base.task == "tag":
         return peft.TaskType.TOKEN_CLS
-    if base.task is None:
+    if base.task in (None, "embed"):
         return peft.TaskType.FEATURE_EXTRACTION
     if base.kind == "encoder-decoder":
         return peft.TaskType.SEQ_2_SEQ_LM
