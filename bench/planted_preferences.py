@@ -1,10 +1,10 @@
 """DPO on planted preferences: `python bench/planted_preferences.py [KIND ...]`.
 
 Pairs of answers to made-up complaints differ in one thing: the better one is shorter, or politer,
-or valid JSON (pairs of the last two kinds have equal lengths). A model of 656,000 parameters learns from 400 pairs; 200 pairs with other words judge
-it beside its base, whole pipeline. pandalm_pref (people's choices) goes through the same, and the
-bar is that its report does not claim more than its rows can show. Writes
-results/planted_preferences.json.
+or valid JSON (pairs of the last two kinds have equal lengths). A model of 656,000 parameters learns
+from 400 pairs; 200 pairs with other words judge it beside its base, whole pipeline. pandalm_pref
+(people's choices) goes through the same, and the bar is that its report does not claim more than
+its rows can show. Writes results/planted_preferences.json.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from record import Bar, at_least, record
 DATA = Path(os.environ.get("TUNEWRIGHT_DATA") or Path(__file__).parents[2] / "shared" / "data")
 THINGS = ["card", "order", "parcel", "ticket", "refund", "book", "coat", "lamp", "chair", "phone"]
 FAULTS = ["late", "lost", "wrong", "broken", "missing", "dirty", "old", "small"]
+MARKS = ["{", "}", "]", "="]
+"""The tokenizer lacks these."""
 HELD_THINGS = ["hat", "door", "cup", "bike", "toy"]
 
 
@@ -113,6 +115,7 @@ def run(kind: str) -> dict[str, object]:
         recipe = make_recipe({
             "objective": "dpo", "task": "generate", "data": data,
             "base_model": str(DATA / "model-tinystories-656k"),
+            "adapter": {"method": "full", "new_tokens": MARKS if kind == "valid_json" else []},
             "training": {"num_threads": 1, "num_epochs": 3, "max_length": 256},
         })  # fmt: skip
         report = train(recipe, folder / "run", Journal())

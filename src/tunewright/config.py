@@ -262,9 +262,9 @@ class EmbeddingSection(Section):
     temperature: float = Field(default=0.05, gt=0, le=10)
     """Cosines are divided by it before the softmax (in_batch)."""
     margin: float = Field(default=0.2, gt=0, le=2)
-    """By how much the right text must be nearer than the wrong one, in cosine (triplet)."""
+    """By how much cosine the right text must be nearer than the wrong one (triplet)."""
     pooling: Literal["auto", "mean", "cls", "last"] = "auto"
-    """How token states become one vector; auto: as the base says, else mean, or last of decoders."""
+    """How token states become one vector; auto: as the base says, else mean (decoders: last)."""
     query_prompt: str = ""
     """Put before every input, as some bases want it ("query: ")."""
     passage_prompt: str = ""

@@ -428,9 +428,7 @@ def _facts(
         num_parameters=base.num_parameters,
         hidden_size=int(config.hidden_size),
         num_rows=_count_rows(len(prepared.splits.train), len(examples), len(rows)),
-        lengths=[
-            max(part.input_ids.size for part in _parts(row)) for row in rows
-        ],
+        lengths=[max(part.input_ids.size for part in _parts(row)) for row in rows],
         answer_lengths=answers,
         max_positions=longest_input(base) or 1 << 20,
         device=device.type,

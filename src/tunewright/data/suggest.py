@@ -47,7 +47,11 @@ def suggest_recipe(source: str, task: str | None, *, metrics_for: MetricsFor | N
 
 def _write_task(layout: Layout) -> list[str]:
     why = [f"# {reason}" for reason in layout.reasons]
-    return [*why, f"task: {layout.task}  # classify, tag, regress, generate, chat, continue or embed", ""]
+    return [
+        *why,
+        f"task: {layout.task}  # classify, tag, regress, generate, chat, continue or embed",
+        "",
+    ]
 
 
 def _write_base(task: str) -> list[str]:

@@ -26,7 +26,7 @@ def rank(
     examples: Sequence[Example], passages: Sequence[str], scores: Scores, system: str, split: str
 ) -> list[Prediction]:
     """A Prediction per example: the text that scores highest, and what its ranking is worth."""
-    own = [text for e in examples for text in (*right_texts(e), *([e.rejected] * bool(e.rejected)))]
+    own = [text for e in examples for text in (*right_texts(e), e.rejected or "") if text]
     texts = list(dict.fromkeys([*own, *passages]))
     place = {text: number for number, text in enumerate(texts)}
     scores_BC = scores([e.input for e in examples], texts)
@@ -36,10 +36,16 @@ def rank(
         best = int(row.argmax())
         predictions.append(
             Prediction(
-                id=example.id, split=split, system=system, input=example.input,
-                reference=example.output, prediction=texts[best], group=example.group,
-                references=example.references, graded=grade(row, right),
-            )  # fmt: skip
+                id=example.id,
+                split=split,
+                system=system,
+                input=example.input,
+                reference=example.output,
+                prediction=texts[best],
+                group=example.group,
+                references=example.references,
+                graded=grade(row, right),
+            )
         )
     return predictions
 

@@ -49,10 +49,11 @@ def save_modules(base: Base, folder: Path, extra: Mapping[str, Any]) -> None:
     for path in ("1_Pooling", "2_Normalize"):
         (folder / path).mkdir()
     write_json(folder / "modules.json", modules)
-    write_json(folder / "sentence_bert_config.json",
-               {"max_seq_length": int(extra.get("max_length") or 512), "do_lower_case": False})  # fmt: skip
-    write_json(folder / "config_sentence_transformers.json",
-               {"prompts": names, "default_prompt_name": None, "similarity_fn_name": "cosine"})  # fmt: skip
+    longest = int(extra.get("max_length") or 512)
+    settings = {"max_seq_length": longest, "do_lower_case": False}
+    write_json(folder / "sentence_bert_config.json", settings)
+    likeness = {"prompts": names, "default_prompt_name": None, "similarity_fn_name": "cosine"}
+    write_json(folder / "config_sentence_transformers.json", likeness)
     size = int(base.plain.config.get_text_config().hidden_size)
     chosen = {key: name == base.pooling for key, name in POOLINGS.items()}
     write_json(folder / "1_Pooling" / "config.json", {"word_embedding_dimension": size, **chosen})

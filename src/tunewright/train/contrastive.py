@@ -45,8 +45,8 @@ def triplet(
     label_smoothing: float = 0.0,
 ) -> Tensor:  # fmt: skip
     """Sum of max(0, margin - cosine to the right text + cosine to the wrong one)."""
-    vectors, num_rows = _vectors(model, batch, pooling)
-    anchor_BH, right_BH, wrong_BH = vectors.split(num_rows)
+    vectors, _ = _vectors(model, batch, pooling)
+    anchor_BH, right_BH, wrong_BH = vectors.chunk(3)
     gap_B = (anchor_BH * right_BH).sum(1) - (anchor_BH * wrong_BH).sum(1)
     return (F.relu(margin - gap_B) * batch.weight_B).sum()
 
