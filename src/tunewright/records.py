@@ -135,6 +135,47 @@ class Prediction:
 
 
 @dataclass(frozen=True, slots=True)
+class Request:
+    """One request to a model in use, its answer, and what was heard of it later.
+
+    time_s: Unix time. label: the right answer, where somebody told it (a label or a correction).
+    label_by: "person" or "model". rating: -1 ... 1. client: who asked, as a hash.
+    failed: why there is no proper answer, as the server saw it.
+    """
+
+    id: str
+    time_s: float
+    input: str
+    answer: Output = None
+    confidence: float | None = None
+    probabilities: tuple[float, ...] | None = None
+    latency_s: float | None = None
+    release: str | None = None
+    client: str | None = None
+    failed: str | None = None
+    label: Output = None
+    label_by: str | None = None
+    rating: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Signal:
+    """A rule that spoke: what it measured in which batch, its limit, and the rows behind it.
+
+    first_batch: where the change seems to have begun.
+    """
+
+    rule: str
+    layer: Literal["inputs", "outputs", "outcomes"]
+    batch: int
+    value: float
+    limit: float
+    first_batch: int
+    message: str
+    rows: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class StepLog:
     """One line of steps.jsonl. loss is the mean over the true target tokens of the step."""
 

@@ -86,6 +86,11 @@ class RunFolder:
         return self.path / "report.md"
 
     @property
+    def watch(self) -> Path:
+        """What traffic is compared with, and what was seen of it."""
+        return self.path / "watch"
+
+    @property
     def state(self) -> Path:
         """Stage reached, start time, tunewright version, process id: for `runs` and `--resume`."""
         return self.path / "state.json"
