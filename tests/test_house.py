@@ -58,6 +58,8 @@ FLOORS = (
         "pipeline",
         "asking",
         "lifecycle",
+        "access",
+        "releases",
         "jobs",
         "cluster",
     ),

@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from tunewright.access import KeyRing
 from tunewright.api.guard import Guard, check_binding
 from tunewright.errors import UserError
 
@@ -91,9 +92,9 @@ def test_large_bodies_are_refused_whether_or_not_they_say_so():
 
 def test_beyond_loopback_only_with_a_key():
     with pytest.raises(UserError, match="TUNEWRIGHT_API_KEY"):
-        check_binding("0.0.0.0", [])
-    check_binding("0.0.0.0", ["k"])
-    check_binding("127.0.0.1", [])
+        check_binding("0.0.0.0", KeyRing())
+    check_binding("0.0.0.0", KeyRing(["k"]))
+    check_binding("127.0.0.1", KeyRing())
 
 
 def test_routes_that_are_not_there(live):
@@ -121,7 +122,6 @@ def test_command_ends_in_one_line_for_mistakes(tmp_path):
     code = "from tunewright.cli.main import main; main()"
     for more, says in [
         (["none-such-folder-here/x/y"], "none-such-folder-here"),
-        ([], "no model given"),
         (["--host", "0.0.0.0"], "TUNEWRIGHT_API_KEY"),
     ]:
         done = subprocess.run(

@@ -10,7 +10,7 @@ from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from tunewright.api.errors import no_such_model
-from tunewright.api.state import state_of
+from tunewright.api.state import State, state_of
 from tunewright.hosting import Served
 
 router = APIRouter()
@@ -38,17 +38,46 @@ async def metrics(http: HttpRequest) -> Response:
 @router.get("/v1/models")
 async def list_models(http: HttpRequest) -> Response:
     """Everything that can be asked."""
-    models = state_of(http).hosting.models.values()
-    return JSONResponse({"object": "list", "data": [_model(model) for model in models]})
+    state = state_of(http)
+    data = [_model(model) for model in list(state.hosting.models.values())]
+    return JSONResponse({"object": "list", "data": [*data, *_releases(state)]})
 
 
 @router.get("/v1/models/{name:path}")
 async def retrieve_model(name: str, http: HttpRequest) -> Response:
     """One model."""
-    model = state_of(http).hosting.models.get(name)
-    if model is None:
-        raise no_such_model(name)
-    return JSONResponse(_model(model))
+    state = state_of(http)
+    model = state.hosting.models.get(name)
+    if model is not None:
+        return JSONResponse(_model(model))
+    for release in _releases(state):
+        if release["id"] == name:
+            return JSONResponse(release)
+    raise no_such_model(name)
+
+
+@router.get("/openapi.json")
+async def openapi(http: HttpRequest) -> Response:
+    """The description of this API."""
+    return JSONResponse(http.app.openapi())
+
+
+def _releases(state: State) -> list[dict[str, Any]]:
+    """Releases by name; what they lead to may change."""
+    routes = state.releases.routes if state.releases else {}
+    return [
+        {
+            "id": name,
+            "object": "model",
+            "created": (route.production or route.canary).created_at,  # type: ignore[union-attr]
+            "owned_by": "tunewright",
+            "kind": "release",
+            "production": route.production and route.production.id,
+            "canary": route.canary and route.canary.id,
+            "canary_share": route.canary and route.canary.share,
+        }
+        for name, route in routes.items()
+    ]
 
 
 def _model(model: Served) -> dict[str, Any]:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
+from tunewright.access import KeyRing
 from tunewright.api import about, chat, completions, decide
+from tunewright.api.census import check_scope
 from tunewright.api.errors import (
     ApiError,
     on_api_error,
@@ -20,9 +24,11 @@ from tunewright.api.errors import (
     on_own_error,
 )
 from tunewright.api.guard import LOOPBACK, App, Guard, Scope
-from tunewright.api.state import State
+from tunewright.api.state import ANSWERED_BY, State
+from tunewright.database.engine import Database
 from tunewright.errors import TunewrightError
 from tunewright.hosting import Hosting
+from tunewright.releases.live import LiveReleases
 
 ROUTERS = (about.router, chat.router, completions.router, decide.router)
 
@@ -33,16 +39,31 @@ def make_app(
     keys: Iterable[str] = (),
     hosts: Iterable[str] = LOOPBACK,
     deadline_s: float = 600.0,
+    database: Database | None = None,
+    runs: Sequence[Path] = (),
 ) -> App:
-    """An ASGI application on these models. keys: none means that no key is asked for."""
-    state = State(hosting, deadline_s)
+    """An ASGI application on these models. keys: none means that no key is asked for.
+
+    database: of the server; without one there are no releases and no keys but the given ones.
+    runs: folders that hold run folders, for the pages.
+    """
+    releases = LiveReleases(hosting, database) if database else None
+    state = State(hosting, deadline_s, releases)
+    ring = KeyRing(tuple(keys), database)
 
     @asynccontextmanager
     async def life(app: FastAPI) -> AsyncIterator[None]:
+        if releases is not None:
+            await asyncio.to_thread(releases.start)
         yield
+        if releases is not None:
+            releases.stop()
         hosting.close()
 
-    app = FastAPI(title="Tunewright", lifespan=life, docs_url=None, redoc_url=None)
+    app = FastAPI(
+        title="Tunewright", lifespan=life, docs_url=None, redoc_url=None, openapi_url=None,
+        dependencies=[Depends(check_scope)],
+    )  # fmt: skip
     app.state.server = state
     for router in ROUTERS:
         app.include_router(router)
@@ -50,7 +71,7 @@ def make_app(
     app.add_exception_handler(HTTPException, on_http_error)
     app.add_exception_handler(RequestValidationError, on_invalid)
     app.add_exception_handler(TunewrightError, on_own_error)
-    return _Counted(Guard(app, keys=keys, hosts=hosts), state)
+    return _Counted(Guard(app, keys=ring, hosts=hosts), state)
 
 
 class _Counted:
@@ -69,6 +90,9 @@ class _Counted:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = str(message["status"])
+                if ANSWERED_BY in scope:
+                    header = (b"x-tunewright-release", scope[ANSWERED_BY].encode())
+                    message = {**message, "headers": [*message["headers"], header]}
             await send(message)
 
         try:

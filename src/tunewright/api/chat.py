@@ -31,7 +31,7 @@ async def create_chat_completion(body: ChatBody, http: HttpRequest) -> Response:
     """Answer a conversation."""
     body.check()
     state = state_of(http)
-    model = await state.open_text(body.model)
+    model = await state.open_text(state.resolve(body, http))
     prompt = body.prompt_ids(model)
     most = body.max_completion_tokens or body.max_tokens or model.max_new_tokens
     tops = (body.top_logprobs or 0) if body.logprobs else 0

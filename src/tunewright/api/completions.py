@@ -30,7 +30,7 @@ async def create_completion(body: CompletionBody, http: HttpRequest) -> Response
     """Go on from each prompt."""
     body.refuse_unknown()
     state = state_of(http)
-    model = await state.open_text(body.model)
+    model = await state.open_text(state.resolve(body, http))
     prompts = body.prompts(model)
     most = DEFAULT_TOKENS if body.max_tokens is None else body.max_tokens
     if most == 0 and not body.echo:

@@ -37,7 +37,7 @@ class Texts(BaseModel):
 async def classify(body: Texts, http: HttpRequest) -> Response:
     """A label (or value, or spans) and its confidence for each text, with every label's score."""
     state = state_of(http)
-    model = await state.open_labels(body.model)
+    model = await state.open_labels(state.resolve(body, http))
     texts = _texts(body)
     predictions: list[Prediction] = await _ask(model.runner, texts, http)
     data = [_decision(number, item, model.labels) for number, item in enumerate(predictions)]
@@ -49,7 +49,8 @@ async def embeddings(body: Texts, http: HttpRequest) -> Response:
     """A vector of unit length for each text."""
     if body.dimensions is not None:
         raise ApiError(400, "dimensions: the model's own are given", param="dimensions")
-    model = await state_of(http).open_embedding(body.model)
+    state = state_of(http)
+    model = await state.open_embedding(state.resolve(body, http))
     vectors = await _ask(model.runner, _texts(body), http)
     data = [
         {"object": "embedding", "index": number, "embedding": _encode(vector, body.encoding_format)}

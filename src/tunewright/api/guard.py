@@ -1,48 +1,60 @@
 """Who may ask: keys, hosts and origins, and how large a body may be.
 
-A server on loopback needs no key. Any page in a browser could send requests there, so the Host
-must be one of ours (against DNS rebinding) and an Origin, where a browser sends one, too.
+A server on loopback needs no key, until there is one. Any page in a browser could send requests
+there, so the Host must be one of ours (against DNS rebinding) and an Origin, where a browser sends
+one, too; what changes something is refused when a browser says that another site asks for it.
+Headers that proxies set (X-Forwarded-...) are not looked at; the path is the one that routes see.
 """
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import json
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any
 
+from tunewright.access import EVERYBODY, Caller, KeyRing
+from tunewright.api.census import CALLER
 from tunewright.errors import UserError
 
 Scope = MutableMapping[str, Any]
 App = Callable[[Scope, Any, Any], Awaitable[None]]
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 MAX_BODY_BYTES = 8 << 20
-OPEN_PATHS = ("/healthz", "/readyz")
+COOKIE = "tunewright_session"
+OPEN_PATHS = ("/healthz", "/readyz", "/login", "/static/pages.css", "/static/pages.js")
+SAFE = ("GET", "HEAD", "OPTIONS")
+FORM_TYPES = (b"application/x-www-form-urlencoded", b"text/plain")
+"""What a form of any site can send without asking first; no call of the API takes it."""
+FindSession = Callable[[str], Caller | None]
 
 
-def check_binding(host: str, keys: Iterable[str]) -> None:
+def check_binding(host: str, keys: KeyRing) -> None:
     """Raise UserError for an address beyond loopback without a key."""
-    if host not in LOOPBACK and not tuple(keys):
+    if host not in LOOPBACK and keys.is_empty:
         raise UserError(
-            f"--host {host}: others could reach the server; set TUNEWRIGHT_API_KEY first, or leave "
-            "out --host"
+            f"--host {host}: others could reach the server; make a key first (tunewright keys "
+            "create, or TUNEWRIGHT_API_KEY), or leave out --host"
         )
 
 
 class Guard:
-    """ASGI middleware in front of every route. keys: none means that no key is asked for."""
+    """ASGI middleware in front of every route. keys: none means that no key is asked for.
+
+    sessions: finds who logged in to the pages, by the cookie that login gave.
+    """
 
     def __init__(
         self,
         app: App,
         *,
-        keys: Iterable[str] = (),
+        keys: Iterable[str] | KeyRing = (),
         hosts: Iterable[str] = LOOPBACK,
+        sessions: FindSession | None = None,
         max_body_bytes: int = MAX_BODY_BYTES,
     ) -> None:
         self.app = app
-        self.keys = [hashlib.sha256(key.encode()).digest() for key in keys]
+        self.keys = keys if isinstance(keys, KeyRing) else KeyRing(tuple(keys))
+        self.sessions = sessions
         self.hosts = {host.lower() for host in hosts}
         self.max_body_bytes = max_body_bytes
 
@@ -55,20 +67,32 @@ class Guard:
         headers = {name.lower(): value for name, value in scope["headers"]}
         refusal = self._refusal(scope, headers)
         if refusal is not None:
-            await _refuse(send, *refusal)
+            if refusal[0] == 401 and _wants_page(scope, headers):
+                await _send_to_login(send)
+            else:
+                await _refuse(send, *refusal)
             return
         await self.app(scope, _Limited(receive, self.max_body_bytes), send)
 
     def _refusal(self, scope: Scope, headers: dict[bytes, bytes]) -> tuple[int, str, str] | None:
         """(status, message, code), or None."""
-        host = _host_name(headers.get(b"host", b"").decode("latin-1"))
+        hosts = [value for name, value in scope["headers"] if name.lower() == b"host"]
+        host = _host_name(hosts[0].decode("latin-1")) if len(hosts) == 1 else ""
         if host not in self.hosts:
             return 421, f"Host {host!r} is not served here; start with --allow-host", "bad_host"
         origin = headers.get(b"origin")
         if origin is not None and not self._is_own(origin.decode("latin-1")):
             return 403, "requests from other sites are refused", "bad_origin"
-        if not self._has_key(scope, headers.get(b"authorization", b"")):
+        is_change = scope["method"] not in SAFE
+        if is_change and headers.get(b"sec-fetch-site") == b"cross-site":
+            return 403, "requests from other sites are refused", "bad_origin"
+        caller = self._caller(scope, headers)
+        if caller is None:
             return 401, "Incorrect API key provided.", "invalid_api_key"
+        scope[CALLER] = caller
+        kind = headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
+        if is_change and scope["path"].startswith("/v1/") and kind in FORM_TYPES:
+            return 415, "Content-Type: send application/json", "bad_content_type"
         length = headers.get(b"content-length", b"0")
         if not length.isdigit():
             return 400, "Content-Length is not a number", "bad_length"
@@ -80,15 +104,27 @@ class Guard:
         scheme, mark, rest = origin.partition("://")
         return scheme in ("http", "https") and bool(mark) and _host_name(rest) in self.hosts
 
-    def _has_key(self, scope: Scope, given: bytes) -> bool:
-        if not self.keys or scope["path"] in OPEN_PATHS:
-            return True
-        word, _, key = given.partition(b" ")
-        if word.lower() != b"bearer":
-            return False
-        digest = hashlib.sha256(key.strip()).digest()
-        # Every key is compared, so that the time tells nothing.
-        return sum(hmac.compare_digest(digest, known) for known in self.keys) > 0
+    def _caller(self, scope: Scope, headers: dict[bytes, bytes]) -> Caller | None:
+        """Who asks; nobody may, and nobody does, with a key that is wrong."""
+        word, _, key = headers.get(b"authorization", b"").partition(b" ")
+        if self.keys.is_empty:
+            return EVERYBODY
+        if word.lower() == b"bearer":
+            found = self.keys.find(key.strip())
+        else:
+            found = self._logged_in(headers)
+        if found is None and scope["path"] in OPEN_PATHS:
+            return Caller("nobody", frozenset())
+        return found
+
+    def _logged_in(self, headers: dict[bytes, bytes]) -> Caller | None:
+        if self.sessions is None:
+            return None
+        for pair in headers.get(b"cookie", b"").decode("latin-1").split(";"):
+            name, _, value = pair.strip().partition("=")
+            if name == COOKIE:
+                return self.sessions(value)
+        return None
 
 
 class _Limited:
@@ -112,6 +148,18 @@ async def _refuse(send: Any, status: int, message: str, code: str) -> None:
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
+
+
+def _wants_page(scope: Scope, headers: dict[bytes, bytes]) -> bool:
+    """A person's browser asks for a page, not a program for an answer."""
+    is_page = not scope["path"].startswith("/v1/") and scope["method"] == "GET"
+    return is_page and b"text/html" in headers.get(b"accept", b"")
+
+
+async def _send_to_login(send: Any) -> None:
+    headers = [(b"location", b"/login"), (b"content-length", b"0")]
+    await send({"type": "http.response.start", "status": 303, "headers": headers})
+    await send({"type": "http.response.body", "body": b""})
 
 
 def _host_name(host: str) -> str:

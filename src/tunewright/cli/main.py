@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
+from tunewright.cli import keys, release
 from tunewright.cli.benefit import benefit
 from tunewright.cli.chat import chat
 from tunewright.cli.check import check
@@ -96,6 +97,8 @@ def _make_app() -> typer.Typer:
     made.callback(invoke_without_command=True)(_tunewright)
     for command in COMMANDS:
         made.command(command.__name__.rstrip("_"))(command)
+    made.add_typer(release.make_group(), name="release")
+    made.add_typer(keys.make_group(), name="keys")
     return made
 
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from tunewright.errors import RunError, UserError
+
+if TYPE_CHECKING:
+    from tunewright.database.engine import Database
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document; logs go to stderr.")]
 Overrides = Annotated[
@@ -25,7 +28,24 @@ PricesFile = Annotated[
     Path | None,
     typer.Option("--prices", metavar="FILE", help="Your own prices (YAML); they go before ours."),
 ]
+Server = Annotated[
+    Path | None,
+    typer.Option(
+        "--server", metavar="DIR", help="The server's folder; default TUNEWRIGHT_SERVER or server/."
+    ),
+]
 Gate = Annotated[bool, typer.Option("--gate", help="Exit 1 unless the verdict is `ship`.")]
+
+
+def open_server(folder: Path | None) -> Database:
+    """The database of the server in that folder, made where it is missing. Raises UserError."""
+    from tunewright.database.engine import open_database, sqlite_url
+    from tunewright.settings import read_settings, server_folder
+
+    place = server_folder(folder)
+    place.make()
+    settings = read_settings(place)
+    return open_database(settings.database or sqlite_url(place.database))
 
 
 def split_names(values: list[str] | None) -> tuple[str, ...] | None:

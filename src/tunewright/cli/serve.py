@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tunewright.cli.options import AsJson
+from tunewright.cli.options import AsJson, Server, open_server
 from tunewright.cli.output import Answer
 from tunewright.errors import UserError
 
@@ -45,12 +45,14 @@ def serve(
     engine: Annotated[
         str, typer.Option(metavar="here|vllm", help="What computes text answers.")
     ] = "here",
+    server: Server = None,
     as_json: AsJson = False,
 ) -> Answer:
     """Answer chat, completion, embedding and classification requests as OpenAI's API does.
 
-    Adapters of one base share it in memory and are mixed in one batch. Listens on loopback; for
-    other addresses set TUNEWRIGHT_API_KEY, which clients then send as their API key.
+    Adapters of one base share it in memory and are mixed in one batch. The same address shows a
+    dashboard in a browser. Listens on loopback; for other addresses make a key first
+    (tunewright keys create, or TUNEWRIGHT_API_KEY), which clients then send as their API key.
 
     Example:
       tunewright serve runs/tickets
@@ -61,15 +63,14 @@ def serve(
       2 a model cannot be served, or the port is taken
       4 our own fault
     """
+    from tunewright.access import KeyRing
     from tunewright.api.guard import LOOPBACK, check_binding
 
     keys = [key for key in os.environ.get(KEY, "").split(",") if key]
-    check_binding(host, keys)
+    database = open_server(server)
+    check_binding(host, KeyRing(keys, database))
     _check_engine(engine)
     sources = list(models or _runs_here())
-    if not sources:
-        raise UserError("serve: no model given and none below runs/; name a run, folder or hub id")
-
     from tunewright.hosting import Hosting, find_served
 
     hosting = Hosting(
@@ -79,15 +80,17 @@ def serve(
         engine="vllm" if engine == "vllm" else "here",
     )
     listener, address = _listen(host, port)
-    print(f"serving {', '.join(hosting.models)}", file=sys.stderr)
+    print(f"serving {', '.join(hosting.models) or 'no model yet'}", file=sys.stderr)
+    print(f"dashboard: {address}/", file=sys.stderr)
     print(f"OPENAI_BASE_URL={address}/v1", file=sys.stderr, flush=True)
     import uvicorn
 
     from tunewright.api.app import make_app
 
     app = make_app(
-        hosting, keys=keys, hosts={*LOOPBACK, host, *(allow_host or ())}, deadline_s=deadline_s
-    )
+        hosting, keys=keys, hosts={*LOOPBACK, host, *(allow_host or ())}, deadline_s=deadline_s,
+        database=database, runs=_folders_of_runs(sources),
+    )  # fmt: skip
     config = uvicorn.Config(app, log_level="warning", access_log=False, server_header=False)
     uvicorn.Server(config).run(sockets=[listener])
     return Answer({"stopped": True, "address": f"{address}/v1"}, lambda console: None)
@@ -118,6 +121,12 @@ def _listen(host: str, port: int) -> tuple[socket.socket, str]:
         ) from None
     shown = f"[{host}]" if ":" in host else host
     return listener, f"http://{shown}:{listener.getsockname()[1]}"
+
+
+def _folders_of_runs(sources: list[str]) -> list[Path]:
+    """Where the dashboard looks for runs: runs/ here, and beside the runs that were named."""
+    beside = [Path(source).resolve().parent for source in sources if Path(source).is_dir()]
+    return list(dict.fromkeys([Path("runs").resolve(), *beside]))
 
 
 def _runs_here() -> list[str]:

@@ -210,3 +210,48 @@ DELIVERIES = Table(
     sqlite_autoincrement=True,
 )
 Index("deliveries_due", DELIVERIES.c.status, DELIVERIES.c.next_at)
+API_KEYS = Table(
+    "api_keys",
+    METADATA,
+    _number(),
+    Column("id", String(64), nullable=False, unique=True),
+    Column("owner", String(64), nullable=False, server_default=""),
+    Column("name", String(128), nullable=False),
+    Column("sha256", String(64), nullable=False, unique=True),
+    Column("ending", String(8), nullable=False),
+    Column("scopes", JSON, nullable=False),
+    Column("created_at", BIG, nullable=False),
+    Column("expires_at", BIG),
+    Column("revoked_at", BIG),
+    sqlite_autoincrement=True,
+)
+RELEASES = Table(
+    "releases",
+    METADATA,
+    _number(),
+    Column("name", String(64), nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("stage", String(16), nullable=False),
+    Column("share", Float),
+    Column("run", Text, nullable=False),
+    Column("lineage", JSON, nullable=False),
+    Column("gate", JSON, nullable=False),
+    Column("created_at", BIG, nullable=False),
+    Column("changed_at", BIG, nullable=False),
+    UniqueConstraint("name", "version", name="one_release_per_version"),
+    sqlite_autoincrement=True,
+)
+RELEASE_EVENTS = Table(
+    "release_events",
+    METADATA,
+    _number(),
+    Column("name", String(64), nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("at", BIG, nullable=False),
+    Column("was", String(16), nullable=False),
+    Column("stage", String(16), nullable=False),
+    Column("share", Float),
+    Column("who", String(128), nullable=False),
+    Column("why", Text, nullable=False),
+    sqlite_autoincrement=True,
+)
