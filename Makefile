@@ -24,7 +24,7 @@ DEV_READY := $(VENV)/.ready-dev
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help run setup test test-all check bars bench browser clean
+.PHONY: help run setup test test-all check docs bars bench browser clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -44,6 +44,10 @@ check: $(DEV_READY) ## formatting, lint and types
 	$(BIN)/ruff format --check src tests bench
 	$(BIN)/ruff check src tests bench
 	$(BIN)/mypy
+
+docs: $(DEV_READY) ## build the documentation as a site in build/site
+	$(BIN)/python -m mkdocs build --quiet --strict
+	@echo "build/site/index.html"
 
 bars: $(RUN_READY) ## every bar in bench/results: figure, goal, pass or short
 	@$(BIN)/python bench/bars.py $(ARGS)
