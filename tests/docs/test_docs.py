@@ -49,7 +49,9 @@ def parse(command, arguments):
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_every_command_shown_exists_with_its_options(page):
     for line in command_lines(page):
-        words = shlex.split(line.replace("[", "").replace("]", "").replace("...", ""), comments=True)
+        words = shlex.split(
+            line.replace("[", "").replace("]", "").replace("...", ""), comments=True
+        )
         if "|" in words or words[1:2] == ["COMMAND"]:
             continue
         try:
