@@ -26,6 +26,7 @@ from tunewright.model.generate import stream_answer
 from tunewright.model.load import Base, longest_input
 from tunewright.model.weights import load_tuned, read_manifest
 from tunewright.records import Comparison, Cost, Example, Message, Output, Prediction, Report, Span
+from tunewright.setup import PREFERRED, reward_form
 from tunewright.store import RunFolder, read_json
 
 DEFAULT_NEW_TOKENS = 256
@@ -51,6 +52,9 @@ def evaluate(
     examples = read_for_evaluation(data, section, layout, journal, split)
     if not examples:
         raise DataError(f"{data}: no rows to judge on; give a file with labelled rows")
+    if asker.rendering.prefers:
+        layout = replace(layout, task="classify", labels=PREFERRED)
+        metrics = metrics or ("accuracy",)
     names = tuple(metrics) if metrics else metrics_for(layout.task, examples, layout.labels)
     check_metrics(names, layout.task, layout.labels)
     with journal.progress("asking the model", 1.0) as advance:
@@ -195,7 +199,7 @@ def make_rendering(
     if native is None:
         native = not manifest.get("default_template", base is not None and base.default_template)
     return Rendering(
-        task=task,
+        task="generate" if task == "reward" else task,
         tokenizer=tokenizer,
         max_length=int(length),
         labels=base.labels if base else (),
@@ -205,6 +209,8 @@ def make_rendering(
         and task in ("generate", "chat"),
         native_template=bool(native),
         column_edges=edges,
+        prefers="pairs" if base.task == "reward" else None,
+        rewards=reward_form(base),
         prompts=tuple(manifest.get("prompts") or ("", "")),  # type: ignore[arg-type]
     )
 
@@ -221,10 +227,11 @@ def _open(what: str, data: str, split: str | None) -> tuple[Asker, DataSection, 
     recipe = _recipe_of(what)
     section = recipe.data if recipe else DataSection()
     task = (recipe.task if recipe else None) or base.task
+    task = "generate" if task == "reward" else task
     rows = list(islice(read_rows(data, format="auto", split=split), LAYOUT_ROWS))
     section = _with_trained_columns(section, manifest, rows)
     layout = find_layout(rows, section, task)
-    labels = base.labels or layout.labels
+    labels = layout.labels if base.task == "reward" else base.labels or layout.labels
     layout = replace(layout, labels=labels, multi_label=base.multi_label)
     return _asker(base, manifest, layout.task), section, layout
 

@@ -68,13 +68,14 @@ PEERS_NAMES = {
     "early_stopping_steps": "training.early_stopping_patience",
     "report_to": "training.trackers",
 }
-COMPARING = ("dpo", "ipo", "orpo", "simpo", "kto")
+COMPARING = ("dpo", "ipo", "orpo", "simpo", "kto", "reward")
 """Objectives that learn from better and worse answers."""
 PREFERENCE_OPTIONS = {
     "beta": ("dpo", "ipo", "orpo", "simpo", "kto"),
     "gamma": ("simpo",),
     "desirable_weight": ("kto",),
     "undesirable_weight": ("kto",),
+    "center": ("reward",),
 }
 Share = Annotated[float, Field(ge=0.0, lt=1.0)]
 
@@ -252,6 +253,8 @@ class PreferenceSection(Section):
     """kto: weight of liked answers (1)."""
     undesirable_weight: Annotated[float, Field(ge=0)] | None = None
     """kto: weight of disliked answers (1)."""
+    center: Annotated[float, Field(ge=0)] | None = None
+    """reward: how strongly the rewards of a pair are held around zero (0; .01 is usual)."""
 
 
 class EmbeddingSection(Section):
@@ -513,7 +516,7 @@ class Recipe(Section):
         None
     )
     """What is learned; found from the data where it is clear."""
-    objective: Literal["supervised", "dpo", "ipo", "orpo", "simpo", "kto"] = "supervised"
+    objective: Literal["supervised", "dpo", "ipo", "orpo", "simpo", "kto", "reward"] = "supervised"
     """How it is learned: from answers, or from better and worse ones (chosen, rejected)."""
     provider: str = "here"
     """Who trains: here."""

@@ -123,6 +123,11 @@ def _find_one(source: str) -> Served:
     created = int(folder.stat().st_mtime)
     task = str(manifest.get("task") or "generate")
     is_adapter = (folder / "adapter_config.json").exists()
+    if task == "reward":
+        raise ModelError(
+            f"{source}: a reward model compares answers and is not served; judge pairs with "
+            "`tunewright evaluate`, or name it as a grader of objective grpo"
+        )
     if task == "embed":
         return Served(name, source, "embedding", created, folder=folder)
     if task in LABELS:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 
-from tunewright.config import Recipe
+from tunewright.config import COMPARING, Recipe
 from tunewright.data.prepare import Prepared
 from tunewright.data.render import Row
 from tunewright.errors import DataError
@@ -16,11 +16,14 @@ from tunewright.setup import Setup, Tuning
 from tunewright.train.contrastive import CONTRASTIVE
 from tunewright.train.objectives import OBJECTIVES, Objective, with_penalty
 from tunewright.train.preferences import NEED_REFERENCE, add_references, make_preference
+from tunewright.train.reward import reward_model
 
 
 def objective_of(setup: Setup, base: Base) -> Objective:
     """The objective with its options, and the penalty that the adapter's method brings along."""
-    if setup.prefers:
+    if setup.objective == "reward":
+        objective = partial(reward_model, center=setup.recipe.preference.center or 0.0)
+    elif setup.prefers:
         chosen = setup.recipe.preference.model_dump(exclude_none=True)
         objective = make_preference(setup.objective, chosen)
     elif setup.task == "embed":
@@ -68,7 +71,7 @@ def check_preferences(recipe: Recipe, prepared: Prepared) -> None:
                 f"{lacking.place}: no text that does not belong, which embedding.loss triplet "
                 "needs in every row; add a column negative, or use embedding.loss: in_batch"
             )
-    if recipe.objective == "supervised":
+    if recipe.objective not in COMPARING:
         return
     splits = prepared.splits
     if recipe.objective != "kto" and not any(map(_is_pair, splits.train)):

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 
 from tunewright.confidence import settle_confidence
-from tunewright.config import Recipe, dump_recipe, parse_recipe
+from tunewright.config import COMPARING, Recipe, dump_recipe, parse_recipe
 from tunewright.cost.devices import DEVICES
 from tunewright.cost.money import CPU_CORE_W, forecast_energy
 from tunewright.data.card import with_token_lengths
@@ -168,7 +168,7 @@ def preview(recipe: Recipe, journal: Journal, *, rows: int = 3) -> list[Preview]
 def choose_metrics(recipe: Recipe, prepared: Prepared) -> tuple[str, ...]:
     """The recipe's metrics, or those of the task; the first decides."""
     layout, splits = prepared.layout, prepared.splits
-    if recipe.objective != "supervised":
+    if recipe.objective in COMPARING:
         wished = recipe.evaluation.metrics
         if wished != "auto":
             check_metrics(wished, "classify", PREFERRED)

@@ -41,6 +41,8 @@ def answer_with_rivals(
 ) -> dict[str, list[Prediction]]:
     """System name to test predictions; none at all for a rival that failed, with a warning."""
     recipe, layout = setup.recipe, setup.prepared.layout
+    if setup.objective == "reward" and setup.base.kind == "encoder":
+        return _lengths(test)  # an untuned encoder has no view of answers
     base = load_base(
         recipe.base_model,
         task=layout.task,
@@ -84,24 +86,29 @@ def answer_with_rivals(
 
 def _preferred(setup: Setup, base: Base, test: Sequence[Example]) -> dict[str, list[Prediction]]:
     """Whom the untuned base favours, and two rules that know nothing but length."""
-    asked = setup.asker(base).predict(test, system="base", split="test")
-    lengths = {e.id: len(str(e.output)) - len(e.rejected or "") for e in test}
+    asker = setup.asker(base)
+    asker = replace(asker, rendering=replace(asker.rendering, rewards=None))
+    asked = asker.predict(test, system="base", split="test")
+    return {"base": asked, **_lengths(test)}
+
+
+def _lengths(test: Sequence[Example]) -> dict[str, list[Prediction]]:
+    """What two rules that see nothing but length favour."""
+    pairs = [e for e in test if e.output is not None and e.rejected is not None]
+    lengths = {e.id: len(str(e.output)) - len(e.rejected or "") for e in pairs}
 
     def by_length(system: str, sign: int) -> list[Prediction]:
         # Of equal lengths a coin decides, the same one every time.
         picks = [
-            sign * lengths[p.id] > 0 or (lengths[p.id] == 0 and int(p.id[:1], 16) % 2 == 0)
-            for p in asked
+            sign * lengths[e.id] > 0 or (lengths[e.id] == 0 and int(e.id[:1], 16) % 2 == 0)
+            for e in pairs
         ]
         return [
-            replace(
-                p, system=system, prediction=PREFERRED[not right], confidence=None,
-                probabilities=None,
-            )
-            for p, right in zip(asked, picks, strict=True)
-        ]  # fmt: skip
+            Prediction(e.id, "test", system, e.input, "chosen", PREFERRED[not right], group=e.group)
+            for e, right in zip(pairs, picks, strict=True)
+        ]
 
-    return {"base": asked, "shorter": by_length("shorter", -1), "longer": by_length("longer", 1)}
+    return {"shorter": by_length("shorter", -1), "longer": by_length("longer", 1)}
 
 
 def _from_scratch(setup: Setup, test: Sequence[Example], journal: Journal) -> list[Prediction]:

@@ -9,7 +9,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -322,7 +322,7 @@ def _load(
     layout = prepared.layout
     base = load_base(
         recipe.base_model,
-        task=layout.task,
+        task="reward" if recipe.objective == "reward" else layout.task,
         labels=layout.labels,
         multi_label=layout.multi_label,
         device=device,
@@ -363,8 +363,16 @@ def _rendering(recipe: Recipe, prepared: Prepared, base: Base, *, max_length: in
         else (),
         prefers={"supervised": None, "kto": "single"}.get(recipe.objective, "pairs"),  # type: ignore[arg-type]
         prompts=(recipe.embedding.query_prompt, recipe.embedding.passage_prompt),
+        rewards=reward_form(base),
         prompt_loss=recipe.objective == "orpo",
     )
+
+
+def reward_form(base: Base) -> Literal["texts", "pairs"] | None:
+    """How a reward model of this base reads a prompt with its answer; None for other models."""
+    if base.task != "reward":
+        return None
+    return "pairs" if base.kind == "encoder" else "texts"
 
 
 def template_text(template: str) -> str:
@@ -413,7 +421,7 @@ def _facts(
     head_init: str,
 ) -> Facts:
     examples = prepared.splits.train[:MEASURED_LENGTHS]
-    task = prepared.layout.task
+    task = "regress" if base.task == "reward" else prepared.layout.task
     rows = render_training(examples, rendering)
     if not any(row.target_weight > 0 for row in rows):
         raise DataError(
@@ -434,7 +442,7 @@ def _facts(
         device=device.type,
         has_head=bool(base.fresh),
         num_outputs=int(config.vocab_size) if task in ("generate", "chat", "continue") else 1,
-        fitted_head=head_init != "random" and find_head(base) is not None,
+        fitted_head=base.task != "reward" and head_init != "random" and find_head(base) is not None,
     )
 
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tunewright.data.render import Rendering, Row, render
 from tunewright.errors import DataError
@@ -35,6 +36,8 @@ def render_preferences(examples: Sequence[Example], how: Rendering) -> list[Row]
                 f"{example.place}: no better and worse answer to compare; give chosen and "
                 "rejected, or use objective: kto, which takes single answers"
             )
+    if how.rewards is not None:
+        return _render_rewards(examples, plain)
     better = render([with_answer(e, str(e.output)) for e in examples], plain)
     if how.prompt_loss:
         better = [_with_prompt(row) for row in better]
@@ -43,6 +46,29 @@ def render_preferences(examples: Sequence[Example], how: Rendering) -> list[Row]
         replace(a, other=replace(b, weight=1.0), lost_targets=a.lost_targets + b.lost_targets)
         for a, b in zip(better, worse, strict=True)
     ]
+
+
+def _render_rewards(examples: Sequence[Example], how: Rendering) -> list[Row]:
+    """Rows of two answers, each whole with its prompt, to be given a number."""
+    better, worse = (
+        _answered(examples, [str(getattr(e, side)) for e in examples], how)
+        for side in ("output", "rejected")
+    )
+    return [
+        Row(e.id, a, target=0, weight=e.weight, other=Row(f"{e.id}-worse", b, target=0))
+        for e, a, b in zip(examples, better, worse, strict=True)
+    ]
+
+
+def _answered(
+    examples: Sequence[Example], answers: Sequence[str], how: Rendering
+) -> list[NDArray[np.int32]]:
+    if how.rewards == "texts":
+        said = [with_answer(e, a) for e, a in zip(examples, answers, strict=True)]
+        return [row.input_ids for row in render(said, how)]
+    prompts = [e.input for e in examples]
+    encoded = how.tokenizer(prompts, list(answers), truncation=True, max_length=how.max_length)
+    return [np.asarray(ids, dtype=np.int32) for ids in encoded["input_ids"]]
 
 
 def _with_prompt(row: Row) -> Row:

@@ -101,6 +101,9 @@ class Rendering:
     """Answers are compared (preferences.py): in pairs, or each judged by itself."""
     prompts: tuple[str, str] = ("", "")
     """Put before inputs, and before texts that are to be found (embed)."""
+    rewards: Literal["texts", "pairs"] | None = None
+    """Answers that are compared get a number each (reward): as one text, or as the second of two
+    texts, for bases that read two."""
     prompt_loss: bool = False
     """Of answers that are compared: the better one's prompt carries loss too, marked by half (ORPO
     learns the whole text, and compares the answers)."""

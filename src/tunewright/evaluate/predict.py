@@ -74,16 +74,20 @@ class Asker:
 def prefer(
     asker: Asker, examples: Sequence[Example], system: str, split: str, advance: Advance
 ) -> list[Prediction]:
-    """Which of two answers each pair of log-probabilities favours: "chosen" or "rejected".
+    """Which of two answers the model favours: "chosen" or "rejected".
 
-    The mean over tokens is compared, which length does not sway, whatever the objective was. The
+    Of a reward model the rewards are compared; else the mean log-probability of a token, which
+    length does not sway, whatever the objective was. The
     reference is always "chosen"; rows without a pair are left out.
     """
     pairs = [e for e in examples if e.output is not None and e.rejected is not None]
     how = replace(asker.rendering, prefers="pairs")
     rows = render_preferences(pairs, how)
     flat = [replace(row, other=None) for row in rows] + [r.other for r in rows if r.other]
-    scores = score_rows(asker, flat, advance)
+    if asker.base.task == "reward":
+        scores = [(-reward, 1) for reward in rewards_of(asker, flat, advance)]
+    else:
+        scores = score_rows(asker, flat, advance)
     predictions = []
     for number, example in enumerate(pairs):
         (better, n), (worse, m) = scores[number], scores[len(pairs) + number]
@@ -258,6 +262,14 @@ def score_rows(asker: Asker, rows: Sequence[Row], advance: Advance) -> list[tupl
         done += part.size
         advance(done / len(rows))
     return results
+
+
+def rewards_of(asker: Asker, rows: Sequence[Row], advance: Advance) -> list[float]:
+    """What a reward model gives to each row."""
+    out = np.zeros(len(rows))
+    for part, rewards_B1 in _forward(asker, rows, advance):
+        out[part] = rewards_B1.float().squeeze(-1).cpu().numpy()
+    return out.tolist()
 
 
 def hidden_means(

@@ -33,7 +33,9 @@ from tunewright.model.quantize import (
 from tunewright.model.tokenizer import has_tokenizer, load_tokenizer
 
 Kind = Literal["encoder", "decoder", "encoder-decoder"]
-TASKS = ("classify", "regress", "tag", "generate", "chat", "continue", "embed")
+TASKS = ("classify", "regress", "tag", "generate", "chat", "continue", "embed", "reward")
+HEADED = ("classify", "regress", "reward")
+"""Tasks with a head that sums up a text; reward: one number for a prompt with its answer."""
 GENERATIVE_TASKS = ("generate", "chat", "continue")
 POOLING_FILE = "1_Pooling/config.json"
 POOLINGS = {
@@ -172,7 +174,7 @@ def load_source(
         if source.is_adapter and has_tokenizer(ground) and has_tokenizer(source):
             _check_same_words(source, tokenizer, load_tokenizer(ground, kind, trust_remote_code)[0])
         _prepare_config(config, tokenizer, task, tuple(labels), multi_label, dropout)
-        if kind == "decoder" and task in ("classify", "regress"):
+        if kind == "decoder" and task in HEADED:
             # The head reads the last token that is not config's pad, so it must know our padding.
             config.get_text_config().pad_token_id = tokenizer.pad_token_id
             config.pad_token_id = tokenizer.pad_token_id
@@ -364,7 +366,7 @@ def _check_fits(
 def _auto_class(kind: Kind, task: str | None) -> Any:
     if task in (None, "embed"):
         return transformers.AutoModel
-    if task in ("classify", "regress"):
+    if task in HEADED:
         return transformers.AutoModelForSequenceClassification
     if task == "tag":
         return transformers.AutoModelForTokenClassification
@@ -390,8 +392,8 @@ def _prepare_config(
         )
     elif task == "tag":
         names = bio_names(labels)
-    elif task == "regress":
-        names = ("value",)
+    elif task in ("regress", "reward"):
+        names = ("value",) if task == "regress" else ("reward",)
         config.problem_type = "regression"
     if names:
         config.id2label = dict(enumerate(names))

@@ -14,7 +14,7 @@ from transformers.pytorch_utils import Conv1D
 
 from tunewright.errors import ModelError
 from tunewright.methods import Options
-from tunewright.model.load import Base
+from tunewright.model.load import HEADED, Base
 from tunewright.model.peft_quietly import peft
 
 ALL_LINEAR = "all-linear"
@@ -45,7 +45,7 @@ class How:
 
 def head_modules(base: Base) -> tuple[str, ...]:
     """Names of the modules that the task adds to the backbone, and of new ones inside it."""
-    if base.task not in ("classify", "regress", "tag"):
+    if base.task not in (*HEADED, "tag"):
         return ()
     prefix = base.model.base_model_prefix
     outside = [
@@ -166,7 +166,7 @@ def short_names(targets: Sequence[str], modules: dict[str, nn.Module]) -> list[s
 
 def task_type(base: Base) -> peft.TaskType:
     """PEFT's name of the task, which tells its loaders the model class."""
-    if base.task in ("classify", "regress"):
+    if base.task in HEADED:
         return peft.TaskType.SEQ_CLS
     if base.task == "tag":
         return peft.TaskType.TOKEN_CLS
