@@ -209,8 +209,8 @@ def make_rendering(
         and task in ("generate", "chat"),
         native_template=bool(native),
         column_edges=edges,
-        prefers="pairs" if base.task == "reward" else None,
-        rewards=reward_form(base),
+        prefers="pairs" if base and base.task == "reward" else None,
+        rewards=reward_form(base) if base else None,
         prompts=tuple(manifest.get("prompts") or ("", "")),  # type: ignore[arg-type]
     )
 

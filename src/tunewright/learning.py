@@ -21,6 +21,7 @@ from tunewright.train.reward import reward_model
 
 def objective_of(setup: Setup, base: Base) -> Objective:
     """The objective with its options, and the penalty that the adapter's method brings along."""
+    objective: Objective
     if setup.objective == "reward":
         objective = partial(reward_model, center=setup.recipe.preference.center or 0.0)
     elif setup.prefers:
