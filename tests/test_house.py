@@ -55,6 +55,7 @@ FLOORS = (
         "searching",
         "confidence",
         "rivals",
+        "spreading",
         "pipeline",
         "asking",
         "lifecycle",
@@ -64,7 +65,7 @@ FLOORS = (
         "cluster",
     ),
     ("api", "web"),
-    ("cli",),
+    ("cli", "__main__"),
 )
 # Shelves and rooms: whoever stands on these floors is a stranger to its neighbours.
 STRANGERS = (2, 3)

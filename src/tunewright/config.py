@@ -339,6 +339,8 @@ class TrainingSection(Section):
     """Processor threads; part of the scope in which resume is exact."""
     activation_checkpointing: Literal["auto", "on", "off"] = "auto"
     """Recompute activations in the backward pass to save memory."""
+    parallel: Literal["auto", "ddp", "fsdp"] = "auto"
+    """How several processes share a model: whole on each (ddp), or in parts (fsdp); see --nproc."""
     device: str = "auto"
     """cpu, cuda, cuda:1, mps; auto takes the best there is."""
     trackers: tuple[Literal["tensorboard", "mlflow", "wandb"], ...] = ()

@@ -36,7 +36,7 @@ from tunewright.evaluate.details import make_details
 from tunewright.evaluate.saved import read_predictions, save_predictions
 from tunewright.evaluate.score import score
 from tunewright.evaluate.verdict import judge
-from tunewright.journal import Journal, open_tracker
+from tunewright.journal import Journal, open_tracker, silence
 from tunewright.learning import check_preferences, objective_of, with_references
 from tunewright.metrics.table import check_metrics, find_metric, lacks, metrics_for
 from tunewright.model.device import check_workers, device_name, read_energy_j, resident_memory
@@ -56,7 +56,8 @@ from tunewright.records import (
 from tunewright.registry import VERSION
 from tunewright.report.files import read_report, write_report
 from tunewright.rivals import answer_with_rivals, check_rivals
-from tunewright.setup import PREFERRED, Setup, make_setup, open_model
+from tunewright.setup import PREFERRED, Setup, Tuning, make_setup, open_model
+from tunewright.spreading import spread_model
 from tunewright.store import (
     RunFolder,
     append_jsonl,
@@ -71,6 +72,8 @@ from tunewright.store import (
 from tunewright.tokenising import render_for_training
 from tunewright.train.head import start_head
 from tunewright.train.loop import Evaluation, Fitted, fit
+from tunewright.train.parallel import ALONE, Ranks
+from tunewright.train.sharding import frozen_state
 from tunewright.validation import make_judge
 from tunewright.worth import find_worth, is_filled, prices_of, worth_document
 
@@ -92,9 +95,17 @@ def quickstart(
     return train(recipe, run_dir, journal, resume=resume)
 
 
-def train(recipe: Recipe, run_dir: Path, journal: Journal, *, resume: bool = False) -> Report:
+def train(
+    recipe: Recipe,
+    run_dir: Path,
+    journal: Journal,
+    *,
+    resume: bool = False,
+    ranks: Ranks = ALONE,
+) -> Report:
     """Tune a model by a recipe; leaves the run folder of DESIGN.md section 4 and its report.
 
+    ranks: those that train together; this is what rank 0 does, the others call `assist`.
     Raises UserError for what the user can mend, Refusal when it will not fit, Interrupted when
     stopped; each leaves the folder resumable.
     """
@@ -103,15 +114,31 @@ def train(recipe: Recipe, run_dir: Path, journal: Journal, *, resume: bool = Fal
     if resume:
         journal.recall()
     with owning_run(folder):
-        return _train(recipe, folder, journal, resume)
+        return _train(recipe, folder, journal, resume, ranks)
 
 
-def _train(recipe: Recipe, folder: RunFolder, journal: Journal, resume: bool) -> Report:
+def assist(ranks: Ranks) -> None:
+    """What a rank beside the first does in `train`: prepares the same, learns its share, leaves."""
+    told = ranks.tell()
+    if not told:  # the run is finished already
+        return ranks.leave()
+    quiet = silence()
+    recipe = parse_recipe(told["recipe"], f"rank {ranks.rank}")
+    setup = make_setup(recipe, prepare_for_training(recipe, quiet), quiet)
+    _learn(setup, RunFolder(Path(told["folder"])), quiet, told["resume"], ranks)
+    return ranks.leave()
+
+
+def _train(
+    recipe: Recipe, folder: RunFolder, journal: Journal, resume: bool, ranks: Ranks
+) -> Report:
     started, baseline = time.time(), resident_memory(torch.device("cpu"))
     energy = read_energy_j()
     recipe, before_s = _begin(folder, recipe, resume, started)
     if resume and folder.report_json.exists():
         journal.say(f"{folder.path}: finished already; nothing left to do")
+        ranks.tell({})
+        ranks.leave()
         return read_report(folder.report_json)
 
     setup = _with_earlier_reasons(_prepare(recipe, folder, journal, resume), folder)
@@ -122,7 +149,8 @@ def _train(recipe: Recipe, folder: RunFolder, journal: Journal, resume: bool) ->
     )
     _note(folder, stage="training", derived=setup.derived)
     write_atomic(folder.recipe, dump_recipe(setup.recipe, setup.derived))
-    fitted = _train_model(setup, folder, journal, resume)
+    ranks.tell({"recipe": dump_recipe(setup.recipe), "folder": str(folder.path), "resume": resume})
+    fitted = _train_model(setup, folder, journal, resume, ranks)
 
     _note(folder, stage="evaluating")
     predictions = _answer(setup, folder, journal)
@@ -220,27 +248,51 @@ def _with_earlier_reasons(setup: Setup, folder: RunFolder) -> Setup:
     return replace(setup, derived=tuple(reasons.values()))
 
 
-def _train_model(setup: Setup, folder: RunFolder, journal: Journal, resume: bool) -> Fitted:
+def _train_model(
+    setup: Setup, folder: RunFolder, journal: Journal, resume: bool, ranks: Ranks
+) -> Fitted:
     """Tune, and leave model/ with the best weights."""
+    tuning, fitted, frozen = _learn(setup, folder, journal, resume, ranks)
+    ranks.leave()
+    temperature = None
+    if ranks.sharding is None:  # else nobody holds a whole model that could be asked
+        fitted, temperature = settle_confidence(setup, tuning.base, fitted, journal)
+    manifest = {**setup.manifest(), "temperature": temperature}
+    save_tuned(tuning.base, folder.model, state={**frozen, **fitted.weights}, extra=manifest)
+    journal.say(
+        f"trained {fitted.steps} steps in {fitted.seconds:.0f} s ({fitted.ended}); "
+        f"best at step {fitted.best_step}"
+    )
+    _free(tuning.base)
+    return replace(fitted, weights={})
+
+
+def _learn(
+    setup: Setup, folder: RunFolder, journal: Journal, resume: bool, ranks: Ranks
+) -> tuple[Tuning, Fitted, dict[str, torch.Tensor]]:
+    """(model, what training came to, frozen weights that only the ranks together hold)."""
     made = render_for_training(setup.prepared, setup.rendering, journal)
     rows = setup.standardised(made)
     tuning = open_model(setup, journal, rows=rows)
     rows = with_references(setup, tuning, rows, journal)
-    _write_card(setup, rows, folder, journal)
     training = setup.recipe.training
-    journal.trackers = [
-        open_tracker(name, folder.path, setup.recipe.model_dump()) for name in training.trackers
-    ]
+    if ranks.is_first:
+        _write_card(setup, rows, folder, journal)
+        journal.trackers = [
+            open_tracker(name, folder.path, setup.recipe.model_dump()) for name in training.trackers
+        ]
     fitted_head = training.head_init != "random" and start_head(
         tuning.base, rows, tuning.plan.pad_id
     )
     if fitted_head:
         journal.say("the new head starts from a linear model on the frozen base")
     mixing = training.interpolate == "on" or (training.interpolate == "auto" and fitted_head)
-    judge = make_judge(setup, tuning.base, choose_metrics(setup.recipe, setup.prepared))
+    parameters = spread_model(setup, tuning, ranks, journal)
+    metrics = choose_metrics(setup.recipe, setup.prepared)
+    judge = make_judge(setup, tuning.base, metrics, ranks)
     fitted = fit(
         tuning.base.model,
-        tuning.parameters,
+        parameters,
         rows,
         replace(tuning.plan, fitted_start=mixing),
         training,
@@ -248,21 +300,19 @@ def _train_model(setup: Setup, folder: RunFolder, journal: Journal, resume: bool
         evaluate=None if judge is None else judge.look,
         noise=(lambda: 0.0) if judge is None else judge.noise,
         checkpoints=folder.checkpoints,
-        log_step=partial(_log_step, folder, journal),
-        log_evaluation=partial(_log_evaluation, folder, journal),
-        forget_after=partial(_forget_after, folder),
+        log_step=partial(_log_step, folder, journal) if ranks.is_first else _ignore,
+        log_evaluation=partial(_log_evaluation, folder, journal) if ranks.is_first else _ignore,
+        forget_after=partial(_forget_after, folder) if ranks.is_first else _ignore,
         journal=journal,
         resume=resume,
+        ranks=ranks,
     )
-    fitted, temperature = settle_confidence(setup, tuning.base, fitted, journal)
-    manifest = {**setup.manifest(), "temperature": temperature}
-    save_tuned(tuning.base, folder.model, state=fitted.weights, extra=manifest)
-    journal.say(
-        f"trained {fitted.steps} steps in {fitted.seconds:.0f} s ({fitted.ended}); "
-        f"best at step {fitted.best_step}"
-    )
-    _free(tuning.base)
-    return replace(fitted, weights={})
+    whole = ranks.sharding is None or (tuning.base.is_adapted and not tuning.base.source.is_adapter)
+    return tuning, fitted, {} if whole else frozen_state(tuning.base.model)
+
+
+def _ignore(_: object) -> None:
+    """Rank 0 alone keeps the logs."""
 
 
 def _free(base: Base) -> None:

@@ -96,6 +96,11 @@ class RunFolder:
         return self.path / "state.json"
 
     @property
+    def launches(self) -> Path:
+        """Of runs by several processes: signs of life and endings of every rank, by attempt."""
+        return self.path / ".launch"
+
+    @property
     def log(self) -> Path:
         """What was said while the run went on."""
         return self.path / "log.txt"

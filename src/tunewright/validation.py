@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from tunewright.evaluate.predict import Asker
+from tunewright.evaluate.saved import prediction_from
 from tunewright.evaluate.score import score
 from tunewright.metrics.calibration import best_temperature, with_temperature
 from tunewright.metrics.stats import Z
@@ -16,7 +17,9 @@ from tunewright.metrics.table import find_metric, lacks, value_of
 from tunewright.model.load import Base
 from tunewright.records import Example, Prediction
 from tunewright.setup import Setup, first_by_content
+from tunewright.store import to_plain
 from tunewright.train.loop import Evaluate
+from tunewright.train.parallel import ALONE, Ranks
 
 MOST_GENERATED = 200
 """Validation rows that a generative model answers, and is scored on, at each look."""
@@ -25,18 +28,19 @@ SHOWN_METRICS = 3
 
 @dataclass
 class Judge:
-    """Judges a model as it is now on validation rows."""
+    """Judges a model as it is now on validation rows; of several ranks, each asks its share."""
 
     setup: Setup
     asker: Asker
     examples: Sequence[Example]
     metrics: Sequence[str]
+    ranks: Ranks = ALONE
     last: Sequence[Prediction] = field(default=(), repr=False)
 
     def look(self) -> tuple[float, float, Mapping[str, float]]:
         """(deciding metric with larger better, loss, the first few metrics)."""
         labels = self.setup.judged_labels
-        predictions = self.asker.predict(self.examples, system="tuned", split="validation")
+        predictions = self._ask()
         self.last = predictions
         chosen = {name: find_metric(name) for name in self.metrics[:SHOWN_METRICS]}
         values = {
@@ -47,6 +51,21 @@ class Judge:
         deciding = values.get(self.metrics[0], math.nan)
         sign = 1.0 if chosen[self.metrics[0]].higher_is_better else -1.0
         return sign * deciding, _loss(predictions, labels, self.setup), values
+
+    def _ask(self) -> Sequence[Prediction]:
+        ranks, everything = self.ranks, self.examples
+        # Ranks that share the weights must run the same layers at the same time, and vectors are
+        # judged among all the others: there all ask all.
+        whole = ranks.sharding is not None or self.setup.judged_task == "embed"
+        if ranks.size == 1 or whole or len(everything) < ranks.size:
+            return self.asker.predict(everything, system="tuned", split="validation")
+        mine = everything[ranks.rank :: ranks.size]
+        asked = self.asker.predict(mine, system="tuned", split="validation")
+        parts = ranks.gather([to_plain(prediction) for prediction in asked])
+        return [
+            prediction_from(parts[number % ranks.size][number // ranks.size])
+            for number in range(len(everything))
+        ]
 
     def noise(self) -> float:
         """Standard error of the deciding metric at the last look; 0 where it is not known."""
@@ -59,7 +78,9 @@ class Judge:
         return error if math.isfinite(error) else 0.0
 
 
-def make_judge(setup: Setup, base: Base, metrics: Sequence[str]) -> Judge | None:
+def make_judge(
+    setup: Setup, base: Base, metrics: Sequence[str], ranks: Ranks = ALONE
+) -> Judge | None:
     """A judge of `base` on the validation rows; None without any."""
     examples = setup.prepared.splits.validation
     if not examples:
@@ -67,7 +88,7 @@ def make_judge(setup: Setup, base: Base, metrics: Sequence[str]) -> Judge | None
     generative = setup.judged_task in ("generate", "chat")
     shown = first_by_content(examples, MOST_GENERATED) if generative else examples
     # Each look at vectors is taken among the validation rows' own texts: all others cost too much.
-    return Judge(setup, replace(setup.asker(base), passages=()), shown, metrics)
+    return Judge(setup, replace(setup.asker(base), passages=()), shown, metrics, ranks)
 
 
 def make_evaluate(setup: Setup, base: Base, metrics: Sequence[str]) -> Evaluate | None:

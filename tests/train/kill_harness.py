@@ -312,7 +312,7 @@ def _save_in_place(run: TinyRun) -> None:
     """Files go straight to their final folder, and the reader believes what lies there."""
 
     def save(
-        folder: Path, step: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any]
+        folder: Path, step: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any], *_: Any
     ) -> Path:
         path = folder / f"step-{step:08d}"
         shutil.rmtree(path, ignore_errors=True)
@@ -320,21 +320,21 @@ def _save_in_place(run: TinyRun) -> None:
         resume._write_contents(path, step, tensors, state)
         return path
 
-    def load(path: Path) -> resume.Checkpoint:
+    def load(path: Path, *_: Any) -> resume.Checkpoint:
         data = bytearray((path / "tensors.safetensors").read_bytes())
         state = json.loads((path / resume.STATE).read_text())
         return resume.Checkpoint(path, state["progress"]["step"], state, resume.tensors_in(data))
 
     loop.save_checkpoint = save
     loop.load_checkpoint = load
-    loop.load_newest = lambda folder, journal: (
+    loop.load_newest = lambda folder, journal, ranks: (
         load(paths[-1]) if (paths := sorted(folder.glob("step-*"))) else None
     )
 
 
 def _lose_random_state(run: TinyRun) -> None:
     """Dropout draws from the process's own random stream, which no checkpoint holds."""
-    loop._step_seed = lambda seed, step: int(torch.randint(1 << 40, ()))
+    loop._step_seed = lambda seed, step, rank: int(torch.randint(1 << 40, ()))
 
 
 def _start_order_anew(run: TinyRun) -> None:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from tunewright.config import Recipe
+    from tunewright.records import Report
 
 DATA_SUFFIXES = frozenset(
     {".csv", ".tsv", ".json", ".jsonl", ".parquet", ".arrow", ".txt", ".feather"}
@@ -40,12 +41,26 @@ def train(
             help="Show N training rows as the model sees them, what is learned marked; then end.",
         ),
     ] = 0,
+    nproc: Annotated[
+        int | None,
+        typer.Option("--nproc", metavar="N", min=1, max=4096, help="Processes on each host."),
+    ] = None,
+    hosts: Annotated[
+        str | None,
+        typer.Option("--hosts", metavar="NAME=ADDRESS,...", help="Hosts that train together."),
+    ] = None,
+    remote_shell: Annotated[
+        str,
+        typer.Option("--remote-shell", metavar="COMMAND", help="How to start a command on a host."),
+    ] = "ssh {host}",
     as_json: AsJson = False,
 ) -> Answer:
     """Tune a model by a recipe and report whether it helped.
 
     Example:
       tunewright train recipe.yaml
+      tunewright train recipe.yaml --nproc 8
+      tunewright train recipe.yaml --nproc 8 --hosts a=10.0.0.1,b=10.0.0.2
       tunewright train recipe.yaml --preview 3
       tunewright train recipe.yaml --run-dir runs/second --set training.seed=3
 
@@ -63,15 +78,41 @@ def train(
     if preview:
         return _preview(plan, preview)
     place = run_dir or _run_dir_for(recipe, resume=resume)
-
-    from tunewright.journal import ConsoleJournal
-    from tunewright.pipeline import train as train_run
-
-    again = ["tunewright", "train", str(recipe), "--run-dir", str(place), "--resume"]
-    again += [f"--set={text}" for text in overrides or ()]
+    same = [str(recipe), "--run-dir", str(place), *(f"--set={text}" for text in overrides or ())]
+    again = ["tunewright", "train", *same, "--resume"]
+    again += [f"--nproc={nproc}"] * bool(nproc) + [f"--hosts={hosts}"] * bool(hosts)
     with naming_the_way_back(shlex.join(again), place):
-        report = train_run(plan, place, ConsoleJournal(), resume=resume)
+        report = _train(plan, place, same, resume, nproc, hosts, remote_shell)
+    if report is None:
+        return Answer(None, lambda console: None)
     return answer_with_report(report, place, gate=gate)
+
+
+def _train(
+    plan: Recipe,
+    place: Path,
+    same: list[str],
+    resume: bool,
+    nproc: int | None,
+    hosts: str | None,
+    remote_shell: str,
+) -> Report | None:
+    """The report; None on a rank beside the first."""
+    from tunewright.cluster.rank import is_rank, train_as_rank
+    from tunewright.journal import ConsoleJournal
+
+    if is_rank():
+        return train_as_rank(plan, place, resume=resume)
+    if nproc is None and hosts is None:
+        from tunewright.pipeline import train
+
+        return train(plan, place, ConsoleJournal(), resume=resume)
+    from tunewright.cluster.command import train_with_ranks
+
+    return train_with_ranks(
+        same, place, ConsoleJournal(), resume=resume, nproc=nproc or 1, hosts=hosts,
+        shell=remote_shell,
+    )  # fmt: skip
 
 
 def _preview(plan: Recipe, rows: int) -> Answer:

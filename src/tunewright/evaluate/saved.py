@@ -25,7 +25,7 @@ def read_predictions(path: Path) -> dict[tuple[str, str], list[Prediction]]:
     found: dict[tuple[str, str], list[Prediction]] = {}
     for number, line in enumerate(read_jsonl(path), 1):
         try:
-            prediction = _from_line(line)
+            prediction = prediction_from(line)
         except (KeyError, TypeError) as error:
             raise RunError(f"{path}:{number}: not a prediction ({error}); run again") from error
         found.setdefault((prediction.system, prediction.split), []).append(prediction)
@@ -53,7 +53,8 @@ def _to_line(p: Prediction) -> dict[str, Any]:
     return line
 
 
-def _from_line(line: Mapping[str, Any]) -> Prediction:
+def prediction_from(line: Mapping[str, Any]) -> Prediction:
+    """The prediction of which a line holds the fields. Raises KeyError or TypeError."""
     probabilities = line.get("probabilities")
     return Prediction(
         id=line["id"],

@@ -133,6 +133,8 @@ def _read_decoder(model: Any) -> FastDecoder | None:
     found = getattr(inner, "layers", None)
     if not isinstance(found, nn.ModuleList) or type(head) is not nn.Linear:
         return None
+    if hasattr(head.weight, "device_mesh"):  # sharded over ranks: torch's own code gathers it
+        return None
     if inner is None or inner._forward_pre_hooks:  # learned vectors come before the input there
         return None
     if head.weight.requires_grad or head.bias is not None or head.weight.device.type != "cpu":

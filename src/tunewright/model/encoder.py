@@ -119,6 +119,11 @@ def fast_encoder(model: nn.Module) -> FastEncoder | None:
     return found if found is not None and kernels.can_run(next(model.parameters())) else None
 
 
+def forget_encoder(model: nn.Module) -> None:
+    """Look again at next use: for after a model was changed."""
+    _KNOWN.pop(model, None)
+
+
 def _read_encoder(model: Any) -> FastEncoder | None:
     config = getattr(model, "config", None)
     known = type(model).__name__ == "BertForSequenceClassification"

@@ -31,7 +31,14 @@ from tunewright.model.device import peak_memory
 from tunewright.records import StepLog
 from tunewright.train.objectives import Objective, packs_rows
 from tunewright.train.optimize import Companion, MasterAdamW, Rates, rate_factor
-from tunewright.train.resume import Checkpoint, load_checkpoint, load_newest, prune, save_checkpoint
+from tunewright.train.parallel import ALONE, Ranks, check_same
+from tunewright.train.resume import Checkpoint, prune
+from tunewright.train.sharding import (
+    load_checkpoint,
+    load_newest,
+    save_checkpoint,
+    whole_weights,
+)
 from tunewright.train.step import MicroBatching, StepResult, take_step
 
 MIXES = (0.25, 0.5, 0.75)
@@ -144,15 +151,17 @@ def fit(
     journal: Journal,
     resume: bool = False,
     noise: Callable[[], float] = lambda: 0.0,
+    ranks: Ranks = ALONE,
 ) -> Fitted:
     """Train `parameters` of `model` on `rows`; ends with the best weights in the model.
 
     noise(): standard error of the value that `evaluate` gave last. forget_after(step) is called on
-    resume: drop log lines of later steps, they come again.
+    resume: drop log lines of later steps, they come again. ranks: those that train together; each
+    calls `fit` with the same rows and plan, and rank 0 alone writes.
     Raises Interrupted (saved, resumable) on SIGINT or SIGTERM; DiskFull, NonFiniteLossError or
     Refusal.
     """
-    run = _Run(model, parameters, rows, plan, config, objective, checkpoints, journal)
+    run = _Run(model, parameters, rows, plan, config, objective, checkpoints, journal, ranks)
     run.start(resume, forget_after)
     with (
         stop_requests() as stop,
@@ -163,8 +172,9 @@ def fit(
             run.judge_start(evaluate, log_evaluation)
         while not run.progress.finished:
             run.one_step(log_step, advance)
-            run.look_around(evaluate, log_evaluation)
-            if stop.is_set():
+            stopping, over, due = ranks.any(stop.is_set(), run.out_of_time(), run.save_is_due())
+            run.look_around(evaluate, log_evaluation, over=over, save_is_due=due)
+            if stopping:
                 if not run.progress.finished:
                     run.save()
                 raise Interrupted(
@@ -190,12 +200,14 @@ class _Run:
         objective: Objective,
         checkpoints: Path,
         journal: Journal,
+        ranks: Ranks,
     ) -> None:
+        self.ranks = ranks
         self.model, self.rows, self.plan, self.config = model, rows, plan, config
         self.objective, self.checkpoints, self.journal = objective, checkpoints, journal
         self.optimizer = MasterAdamW(
             parameters, plan.head_names, plan.rates, config,
-            ratios=plan.rate_ratios, companion=plan.companion,
+            ratios=plan.rate_ratios, companion=plan.companion, sharding=ranks.sharding,
         )  # fmt: skip
         self.lengths = row_lengths(rows)
         self.total_steps = plan.total_steps(len(rows), config.max_steps)
@@ -207,12 +219,13 @@ class _Run:
         packed = packs_rows(model, rows[0], config.packing)
         self.cutting = MicroBatching(plan.max_batch_tokens, plan.pad_id, device, packed)
         self.scope = _scope(rows, plan, config, [name for name, _ in parameters])
+        check_same(ranks, "data, base model and recipe", self.scope)
         self.last_save = self.resumed_at = time.monotonic()
         self.seconds_before = 0.0
         self.batches: Iterator[list[Row]] = iter(())
 
     def start(self, resume: bool, forget_after: Callable[[int], None]) -> None:
-        checkpoint = load_newest(self.checkpoints, self.journal) if resume else None
+        checkpoint = load_newest(self.checkpoints, self.journal, self.ranks) if resume else None
         if checkpoint is not None:
             self._take_up(checkpoint)
         if resume:
@@ -227,7 +240,7 @@ class _Run:
         The start is kept beside the best of training: patience counts what tuning does.
         """
         self.model.eval()
-        value, loss, metrics = evaluate()
+        value, loss, metrics = self.ranks.tell(evaluate())
         self.model.train()
         self.progress.start_value, self.progress.start_loss = value, loss
         best = not math.isnan(value)
@@ -246,7 +259,8 @@ class _Run:
         self, log_step: Callable[[StepLog], None], advance: Callable[[float, str], None]
     ) -> None:
         started = time.monotonic()
-        step = self.progress.step
+        step = self.ranks.step = self.progress.step
+        self.ranks.stage = "step"
         factor = rate_factor(step, self.total_steps, self.config)
         result = take_step(
             self.model,
@@ -255,21 +269,27 @@ class _Run:
             self.optimizer,
             self.objective,
             rate_factor=factor,
-            seed=_step_seed(self.config.seed, step),
+            seed=_step_seed(self.config.seed, step, self.ranks.rank),
             label_smoothing=self.config.label_smoothing,
             on_out_of_memory=self._note_smaller,
+            ranks=self.ranks,
         )
+        self.ranks.stage = "between"
         self._count(result)
         took = time.monotonic() - started
         log_step(self._step_log(result, factor, took))
         advance(self.progress.step, f"loss {result.loss:.3f}")
 
     def look_around(
-        self, evaluate: Evaluate | None, log_evaluation: Callable[[Evaluation], None]
+        self,
+        evaluate: Evaluate | None,
+        log_evaluation: Callable[[Evaluation], None],
+        *,
+        over: bool,
+        save_is_due: bool,
     ) -> None:
-        """After a step: evaluate, stop or save, each where it is due."""
+        """After a step: evaluate, stop or save, each where it is due. over: the time is up."""
         at, plan = self.progress.step, self.plan
-        over = self._out_of_time()
         last = at >= self.total_steps or over
         improved = False
         if evaluate is not None and (last or at % plan.eval_steps == 0):
@@ -279,16 +299,18 @@ class _Run:
                 self.progress.finished = f"no better for {patience} evaluations"
         if last and not self.progress.finished:
             self.progress.finished = "the time budget" if over else "all steps taken"
-        if improved or self.progress.finished or self._save_is_due():
+        if improved or self.progress.finished or save_is_due:
             self.save()
 
     def save(self) -> None:
         """Write a checkpoint; keeps the newest two and the best."""
         state = self._state()
-        save_checkpoint(self.checkpoints, self.progress.step, self.optimizer.state_tensors(), state)
+        tensors = self.optimizer.state_tensors()
+        save_checkpoint(self.checkpoints, self.progress.step, tensors, state, self.ranks)
         best = self.progress.best_step
         keep = {best} if best is not None else set()
-        prune(self.checkpoints, keep | ({0} if self.plan.fitted_start else set()))
+        if self.ranks.is_first:
+            prune(self.checkpoints, keep | ({0} if self.plan.fitted_start else set()))
         self.last_save = time.monotonic()
 
     def restore_best(self) -> None:
@@ -308,16 +330,16 @@ class _Run:
         how sure every row is, where a metric of right and wrong sees a row or two.
         """
         try:
-            start = load_checkpoint(self.checkpoints / "step-00000000").tensors
+            start = load_checkpoint(self.checkpoints / "step-00000000", self.ranks).tensors
         except RunError:
             return
         ends = {name: tensor.clone() for name, tensor in self.optimizer.weights().items()}
-        looks = {1.0: evaluate()[:2]}
-        spread = noise()
+        looks = {1.0: self.ranks.tell(evaluate())[:2]}
+        spread = self.ranks.tell(noise())
         looks[0.0] = (self.progress.start_value, self.progress.start_loss)
         for share in MIXES:
             self._use_mix(start, ends, share)
-            looks[share] = evaluate()[:2]
+            looks[share] = self.ranks.tell(evaluate())[:2]
         chosen = choose_mix(looks, spread)
         self._use_mix(start, ends, chosen)
         self.progress.mix = chosen
@@ -337,7 +359,7 @@ class _Run:
 
     def _load_best(self, path: Path) -> None:
         try:
-            checkpoint = load_checkpoint(path)
+            checkpoint = load_checkpoint(path, self.ranks)
         except RunError as damage:
             # Repeating the run is the user's choice; refusing for ever would lose what there is.
             self.journal.warn(f"{damage}; the weights of the last step are used instead")
@@ -356,18 +378,18 @@ class _Run:
             ended=progress.finished,
             mix=progress.mix,
             evaluations=tuple(Evaluation(**item) for item in progress.evaluations),
-            weights=self.optimizer.weights(),
+            weights=whole_weights(self.ranks, self.optimizer.weights()),
         )
 
     def _evaluate(self, evaluate: Evaluate, log_evaluation: Callable[[Evaluation], None]) -> bool:
         self.optimizer.use_averages()
         self.model.eval()
-        value, loss, metrics = evaluate()
+        value, loss, metrics = self.ranks.tell(evaluate())
         self.model.train()
         self.optimizer.use_masters()
         progress = self.progress
         # NaN compares false with everything, so it is never best; ties go to the lower loss.
-        better = value > progress.best_value or (
+        better: bool = value > progress.best_value or (
             value == progress.best_value and loss < progress.best_loss
         )
         if better:
@@ -476,10 +498,12 @@ class _Run:
     def _seconds(self) -> float:
         return self.seconds_before + time.monotonic() - self.resumed_at
 
-    def _out_of_time(self) -> bool:
+    def out_of_time(self) -> bool:
+        """True once the minutes of the plan are spent."""
         return self.plan.minutes is not None and self._seconds() >= 60 * self.plan.minutes
 
-    def _save_is_due(self) -> bool:
+    def save_is_due(self) -> bool:
+        """True where enough steps or seconds have gone by."""
         every = self.config.save_steps
         if every is not None and self.progress.step % every == 0:
             return True
@@ -550,8 +574,10 @@ def state_digest(tensors: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def _step_seed(seed: int, step: int) -> int:
-    digest = hashlib.sha256(f"step:{seed}:{step}".encode()).digest()
+def _step_seed(seed: int, step: int, rank: int) -> int:
+    """Of a step's dropout; ranks that share the rows of a step must not share its dice."""
+    key = f"step:{seed}:{step}" + (f":{rank}" if rank else "")
+    digest = hashlib.sha256(key.encode()).digest()
     return int.from_bytes(digest[:8], "little") >> 1
 
 
@@ -561,6 +587,7 @@ def _scope(
     """Digests of what must be the same for a resumed run to be the same run."""
     # When to save, on how many threads and with how many helpers does not change the numbers.
     free = {"save_interval_s", "save_steps", "num_workers", "num_threads", "trackers", "device"}
+    free |= {"parallel"}
     settings = repr(sorted(config.model_dump(exclude=free).items()))
     fixed = repr((plan.batch_size, plan.max_batch_tokens, plan.num_epochs, plan.eval_steps))
     fixed += repr((plan.rates, sorted(plan.head_names), plan.pad_id, plan.mask_id))

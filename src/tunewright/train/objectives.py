@@ -26,7 +26,7 @@ Objective = Callable[..., Tensor]
 
 def class_cross_entropy(model: nn.Module, batch: Batch, *, label_smoothing: float = 0.0) -> Tensor:
     """Sum of cross-entropies of one label per row."""
-    logits_BK = _logits(model, batch).float()
+    logits_BK = _wide(_logits(model, batch))
     losses_B = F.cross_entropy(
         logits_BK,
         batch.target,
@@ -41,7 +41,7 @@ def multi_label_cross_entropy(
     model: nn.Module, batch: Batch, *, label_smoothing: float = 0.0
 ) -> Tensor:
     """Sum over rows of the mean binary cross-entropy over labels."""
-    logits_BK = _logits(model, batch).float()
+    logits_BK = _wide(_logits(model, batch))
     target_BK = batch.target * (1.0 - label_smoothing) + 0.5 * label_smoothing
     losses_BK = F.binary_cross_entropy_with_logits(logits_BK, target_BK, reduction="none")
     # The sum over labels, not the mean: with many labels a mean leaves each a vanishing gradient.
@@ -50,13 +50,13 @@ def multi_label_cross_entropy(
 
 def squared_error(model: nn.Module, batch: Batch, *, label_smoothing: float = 0.0) -> Tensor:
     """Sum of squared errors; the model predicts the standardised target."""
-    values_B = _logits(model, batch).float().squeeze(-1)
+    values_B = _wide(_logits(model, batch)).squeeze(-1)
     return ((values_B - batch.target) ** 2 * batch.weight_B).sum()
 
 
 def tag_cross_entropy(model: nn.Module, batch: Batch, *, label_smoothing: float = 0.0) -> Tensor:
     """Sum of cross-entropies of one tag per token that carries one."""
-    logits_BTK = _logits(model, batch).float()
+    logits_BTK = _wide(_logits(model, batch))
     losses_BT = F.cross_entropy(
         logits_BTK.flatten(0, 1),
         batch.target.flatten(),
@@ -106,7 +106,7 @@ def target_losses(model: nn.Module, batch: Batch, *, label_smoothing: float = 0.
         return decoder.losses(hidden_NH, chosen_N, batch.target, label_smoothing)
     logits_NV = target_logits(model, model_inputs(batch), batch.predicts_BT)
     return F.cross_entropy(
-        logits_NV.float(), batch.target, reduction="none", label_smoothing=label_smoothing
+        _wide(logits_NV), batch.target, reduction="none", label_smoothing=label_smoothing
     )
 
 
@@ -129,6 +129,11 @@ def packs_rows(model: nn.Module, row: Row, wish: bool) -> bool:
         return wish or fast_decoder(model) is not None
     tags = isinstance(row.target, np.ndarray) and row.target.dtype == np.int32
     return not tags and packs_encoders() and fast_encoder(model) is not None
+
+
+def _wide(logits: Tensor) -> Tensor:
+    """In fp32 at least: a softmax over bf16 would lose its small terms."""
+    return logits if logits.dtype == torch.float64 else logits.float()
 
 
 def _logits(model: nn.Module, batch: Batch) -> Tensor:

@@ -10,13 +10,17 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from tunewright.config import TrainingSection
 from tunewright.model import kernels
+from tunewright.train.parallel import Ranks, sum_gradients
+
+if TYPE_CHECKING:
+    from tunewright.train.sharding import Sharding
 
 BETAS = (0.9, 0.98)
 """The second moment is shorter than the usual .999: fine-tuning has hundreds of steps."""
@@ -53,21 +57,22 @@ class MasterAdamW:
         *,
         ratios: Mapping[str, float] | None = None,
         companion: Companion | None = None,
+        sharding: Sharding | None = None,
     ) -> None:
         """named: what is trained. head_names: those that take the head's learning rate.
 
         ratios: by name, how many times the rate a parameter learns with (LoRA+).
         """
         ratios = ratios or {}
-        self.companion = companion
+        self.companion, self.sharding = companion, sharding
         self.names = [name for name, _ in named]
         self.parameters = [parameter for _, parameter in named]
         # An fp32 parameter is its own master, unless an average will take its place now and then.
         shared = config.ema == "none"
         self.masters = [
             p.detach()
-            if shared and p.dtype == torch.float32
-            else p.detach().to(torch.float32, copy=True)
+            if shared and p.dtype == wide(p.dtype)
+            else p.detach().to(wide(p.dtype), copy=True)
             for p in self.parameters
         ]
         self.max_grad_norm = config.max_grad_norm
@@ -100,6 +105,8 @@ class MasterAdamW:
 
         Summed in bf16, many micro-batches would lose the small ones among them.
         """
+        if self.sharding is not None:
+            self.sharding.collect()
         pairs = zip(self.masters, self.parameters, strict=True)
         for number, (master, parameter) in enumerate(pairs):
             grad, parameter.grad = parameter.grad, None
@@ -112,9 +119,18 @@ class MasterAdamW:
                 continue
             self._widen(number)
             if master.grad is None:
-                master.grad = grad.to(torch.float32)
+                master.grad = grad.to(master.dtype)
             else:
                 master.grad += grad
+
+    def sum_gradients(self, ranks: Ranks) -> None:
+        """Add up what the ranks collected; sharded gradients were summed in the backward pass."""
+        if ranks.size == 1:
+            return
+        for number in list(self.waiting):
+            self._widen(number)
+        if ranks.sharding is None:
+            sum_gradients(ranks, self.masters)
 
     def gradient_norm(self, scale: float) -> Tensor:
         """Multiply the collected gradients by `scale`; returns their global L2 norm."""
@@ -270,6 +286,11 @@ class MasterAdamW:
         ]
         if pairs:
             torch._foreach_copy_([p for p, _ in pairs], [t for _, t in pairs])
+
+
+def wide(dtype: torch.dtype) -> torch.dtype:
+    """What weights of this type are learned in: fp32, or fp64 where they are that already."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
 
 
 def rate_factor(step: int, total_steps: int, config: TrainingSection) -> float:

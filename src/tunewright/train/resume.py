@@ -10,7 +10,8 @@ The scope. One run per folder at a time; `load_newest` is for that run alone, be
 leftovers. The manifest finds accidents; it is no signature against someone who rewrites it on
 purpose. No file here can run code: tensors are safetensors, the rest is JSON.
 
-    step-00000120/   tensors.safetensors (or numbered parts), state.json, MANIFEST.json
+    step-00000120/   tensors.safetensors (or numbered parts), state.json, MANIFEST.json;
+                     rank-00000-of-00002.safetensors and so on from ranks that share the weights
     .tmp-.../        being written or deleted; removed by the next save or load
 """
 
@@ -22,8 +23,8 @@ import os
 import re
 import shutil
 import uuid
-from collections.abc import Collection, Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,8 @@ from tunewright.train.tensor_file import tensor_chunks, tensors_in
 
 FORMAT = 1
 MANIFEST, STATE = "MANIFEST.json", "state.json"
+SHARD = "rank-"
+"""Begins the names of files that hold one rank's rows of every tensor."""
 PART_BYTES = 2_000_000_000
 """Most bytes of tensors in one file; a single larger tensor gets a file of its own."""
 CHUNK_BYTES = 1 << 24
@@ -63,15 +66,28 @@ class _DamagedError(Exception):
 
 
 def save_checkpoint(
-    folder: Path, step: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any]
+    folder: Path,
+    step: int,
+    tensors: Mapping[str, Tensor],
+    state: Mapping[str, Any],
+    *,
+    world_size: int = 1,
 ) -> Path:
     """Write one checkpoint below `folder` and return its path, once it is safe on disk.
 
     Whatever goes wrong, checkpoints that were there before stay as they were. An intact one of the
     same step with the same tensors is kept; any other of that name is replaced. state must be JSON;
-    NaN and infinities in it survive. Raises DiskFull, or RunError where writing is not possible.
+    NaN and infinities in it survive. world_size: of the run, noted in the manifest. Raises
+    DiskFull, or RunError where writing is not possible.
     """
-    final = folder / f"step-{step:08d}"
+    with making_aside(folder, step) as temporary:
+        _write_contents(temporary, step, tensors, state, world_size)
+        return publish(temporary, folder, step)
+
+
+@contextmanager
+def making_aside(folder: Path, step: int) -> Iterator[Path]:
+    """A new directory below `folder` for a checkpoint's files; gone again where an error comes."""
     temporary = folder / f".tmp-{step}-{uuid.uuid4().hex}"
     with naming_disk_errors(folder):
         if not folder.is_dir():
@@ -80,18 +96,30 @@ def save_checkpoint(
         _remove_leftovers(folder)
         try:
             os.mkdir(temporary)
-            manifest = _write_contents(temporary, step, tensors, state)
-            sync_folder(temporary)
-            _publish(temporary, final, manifest)
+            yield temporary
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
+
+
+def publish(temporary: Path, folder: Path, step: int) -> Path:
+    """Give a complete directory, manifest and all, the name of its step; returns its path."""
+    final = folder / f"step-{step:08d}"
+    manifest = json.loads((temporary / MANIFEST).read_bytes())
+    sync_folder(temporary)
+    _publish(temporary, final, manifest)
     _VERIFIED[final] = _signature(final)
     return final
 
 
-def load_newest(folder: Path, journal: Journal) -> Checkpoint | None:
+Ranges = Mapping[str, tuple[int, int]]
+"""By parameter, the rows (start, stop) of it that a rank holds."""
+
+
+def load_newest(folder: Path, journal: Journal, ranges: Ranges | None = None) -> Checkpoint | None:
     """The newest checkpoint that verifies completely; None when there is none at all.
+
+    ranges: the part of each parameter's tensors that is wanted; without it, all.
 
     Each damaged one is named in a warning with its reason, and the one before it is tried. Raises
     RunError when there are checkpoints and none of them is intact.
@@ -101,7 +129,7 @@ def load_newest(folder: Path, journal: Journal) -> Checkpoint | None:
     reasons = []
     for path in paths:
         try:
-            return _read(path)
+            return _read(path, ranges)
         except _DamagedError as damage:
             reasons.append(f"{path.name}: {damage}")
             journal.warn(f"{path}: damaged ({damage}); trying the checkpoint before it")
@@ -113,10 +141,10 @@ def load_newest(folder: Path, journal: Journal) -> Checkpoint | None:
     return None
 
 
-def load_checkpoint(path: Path) -> Checkpoint:
+def load_checkpoint(path: Path, ranges: Ranges | None = None) -> Checkpoint:
     """One checkpoint, verified. Raises RunError with the file and the reason when it is damaged."""
     try:
-        return _read(path)
+        return _read(path, ranges)
     except _DamagedError as damage:
         raise RunError(
             f"{path}: damaged checkpoint ({damage}); restore it from a backup, "
@@ -158,27 +186,47 @@ def checkpoint_bytes(tensors: Mapping[str, Tensor]) -> int:
 
 
 def _write_contents(
-    temporary: Path, step: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any]
-) -> dict[str, Any]:
+    temporary: Path,
+    step: int,
+    tensors: Mapping[str, Tensor],
+    state: Mapping[str, Any],
+    world_size: int = 1,
+) -> None:
+    write_manifest(temporary, step, write_tensors(temporary, tensors), state, world_size)
+
+
+def write_tensors(
+    folder: Path, tensors: Mapping[str, Tensor], stem: str = "tensors"
+) -> list[dict[str, Any]]:
+    """Write tensors to STEM.safetensors, or to numbered parts; the manifest's entries of them."""
     files = []
     parts = _parts(tensors)
     for number, names in enumerate(parts, 1):
         middle = f"-{number:05d}-of-{len(parts):05d}" if len(parts) > 1 else ""
-        path = temporary / f"tensors{middle}.safetensors"
+        path = folder / f"{stem}{middle}.safetensors"
         files.append(_write_file(path, tensor_chunks({n: tensors[n] for n in names})))
+    return files
+
+
+def write_manifest(
+    temporary: Path,
+    step: int,
+    files: Sequence[Mapping[str, Any]],
+    state: Mapping[str, Any],
+    world_size: int,
+) -> None:
+    """Write the state beside the tensors, and the manifest over all of it."""
     text = json.dumps(dict(state), sort_keys=True, indent=1)
-    files.append(_write_file(temporary / STATE, [text.encode()]))
     manifest: dict[str, Any] = {
         "format": FORMAT,
         "step": step,
-        "files": files,
+        "files": [*files, _write_file(temporary / STATE, [text.encode()])],
         "torch": str(torch.__version__),
         "threads": torch.get_num_threads(),
-        "world_size": 1,
+        "world_size": world_size,
     }
     manifest["sha256"] = _manifest_digest(manifest)
     _write_file(temporary / MANIFEST, [_manifest_bytes(manifest)])
-    return manifest
 
 
 def _parts(tensors: Mapping[str, Tensor]) -> list[list[str]]:
@@ -245,10 +293,10 @@ def _without_state(files: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]
     return [entry for entry in files if entry["name"] != STATE]
 
 
-def _read(path: Path) -> Checkpoint:
+def _read(path: Path, ranges: Ranges | None = None) -> Checkpoint:
     """Read and verify in one pass: the bytes that were hashed are the bytes that are used."""
     manifest = _read_manifest(path)
-    tensors: dict[str, Tensor] = {}
+    found = _Pieces(ranges or {})
     state: Any = None
     for entry in manifest["files"]:
         data = _check_file(path / entry["name"], entry, keep=True)
@@ -256,12 +304,40 @@ def _read(path: Path) -> Checkpoint:
             if entry["name"] == STATE:
                 state = json.loads(data)
             else:
-                tensors.update(tensors_in(data))
+                found.add(tensors_in(data), entry["name"])
         except (ValueError, KeyError, TypeError, RuntimeError) as error:
             raise _DamagedError(f"{entry['name']}: not what its name says ({error})") from None
     if not isinstance(state, dict):
         raise _DamagedError(f"{STATE}: missing")
-    return Checkpoint(path, manifest["step"], state, tensors)
+    return Checkpoint(path, manifest["step"], state, found.joined())
+
+
+class _Pieces:
+    """Tensors from the files of a checkpoint: whole ones, and rows of them that ranks wrote."""
+
+    def __init__(self, ranges: Ranges) -> None:
+        self.ranges = ranges
+        self.pieces: dict[str, list[Tensor]] = {}
+        self.rows: dict[str, int] = {}
+
+    def add(self, tensors: Mapping[str, Tensor], file: str) -> None:
+        """Take what is wanted of one file's tensors. Files of ranks come in the ranks' order."""
+        is_shard = file.startswith(SHARD)
+        for name, tensor in tensors.items():
+            if tensor.ndim == 0:
+                self.pieces.setdefault(name, [tensor])
+                continue
+            before = self.rows.get(name, 0) if is_shard else 0
+            self.rows[name] = before + tensor.shape[0]
+            wish = self.ranges.get(name.partition(".")[2])
+            if wish is not None:
+                start, stop = (min(max(0, end - before), tensor.shape[0]) for end in wish)
+                tensor = tensor[start:stop].clone()  # a view would keep the whole file in memory
+            self.pieces.setdefault(name, []).append(tensor)
+
+    def joined(self) -> dict[str, Tensor]:
+        """By name, the pieces as one."""
+        return {n: p[0] if len(p) == 1 else torch.cat(p) for n, p in self.pieces.items()}
 
 
 def _read_manifest(path: Path) -> dict[str, Any]:

@@ -7,13 +7,13 @@ the same however the rows are cut, so the mathematics does not change.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from tunewright.data.batch import Batch, make_batch, split_micro_batches
 from tunewright.data.render import Row
@@ -21,6 +21,7 @@ from tunewright.errors import Refusal, UserError
 from tunewright.model.device import is_out_of_memory
 from tunewright.train.objectives import Objective
 from tunewright.train.optimize import MasterAdamW
+from tunewright.train.parallel import ALONE, Ranks, share_rows
 
 SMALLEST_MICRO_TOKENS = 16
 
@@ -46,11 +47,17 @@ class MicroBatching:
 
     def cut(self, rows: Sequence[Row]) -> Iterator[Batch]:
         """Micro-batches of at most max_tokens; where rows are padded, padding counts."""
-        lengths = np.array([row.num_tokens for row in rows], dtype=np.int64)
-        everything: NDArray[np.int64] = np.arange(len(rows))
-        for part in split_micro_batches(everything, lengths, self.max_tokens, packed=self.packed):
+        for part in self.parts(rows):
             chosen = [rows[i] for i in part]
             yield make_batch(chosen, pad_id=self.pad_id, device=self.device, packed=self.packed)
+
+    def parts(self, rows: Sequence[Row]) -> list[NDArray[np.int64]]:
+        """Row numbers of each micro-batch; none of no rows."""
+        if not rows:
+            return []
+        lengths = np.array([row.num_tokens for row in rows], dtype=np.int64)
+        everything: NDArray[np.int64] = np.arange(len(rows))
+        return split_micro_batches(everything, lengths, self.max_tokens, packed=self.packed)
 
 
 class NonFiniteLossError(UserError):
@@ -68,8 +75,9 @@ def take_step(
     seed: int,
     label_smoothing: float,
     on_out_of_memory: Callable[[int], None],
+    ranks: Ranks = ALONE,
 ) -> StepResult:
-    """Learn from one batch of rows.
+    """Learn from one batch of rows, each rank from its share of them.
 
     Raises NonFiniteLossError naming the rows before any update is made, and Refusal when not even
     a single row fits into memory.
@@ -78,15 +86,22 @@ def take_step(
     if target_weight <= 0.0:  # nothing to learn in any of these rows
         return StepResult(0.0, 0.0, sum(row.num_tokens for row in rows), 0.0)
     while True:
+        loss_sum, full = 0.0, False
+        batches = _batches_of(rows, cutting, ranks)
         try:
-            loss_sum = _backward(model, rows, cutting, objective, optimizer, seed, label_smoothing)
-            break
+            loss_sum = _backward(model, batches, objective, optimizer, seed, label_smoothing)
         except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
+            # In a sharded model the other ranks wait inside this very step: no way back from here.
+            if not is_out_of_memory(error) or ranks.sharding is not None:
                 raise
+            full = True
+        loss_sum, num_full = ranks.sum_numbers([loss_sum, float(full)])
+        if num_full == 0:
+            break
         optimizer.drop_gradients()
         _halve(cutting, rows, on_out_of_memory)
-    norm = float(optimizer.gradient_norm(1.0 / target_weight))
+    optimizer.sum_gradients(ranks)
+    norm = ranks.join_norms(float(optimizer.gradient_norm(1.0 / target_weight)))
     loss = loss_sum / target_weight
     if not (math.isfinite(loss) and math.isfinite(norm)):
         optimizer.drop_gradients()
@@ -96,10 +111,26 @@ def take_step(
     return StepResult(loss, norm, tokens, target_weight)
 
 
+def _batches_of(
+    rows: Sequence[Row], cutting: MicroBatching, ranks: Ranks
+) -> Iterator[tuple[Batch, float]]:
+    """This rank's micro-batches, each with the factor of its loss.
+
+    Sharded parameters are gathered layer by layer, in which every rank must take part: one with
+    fewer micro-batches computes another of no weight.
+    """
+    shares = share_rows([row.num_tokens for row in rows], ranks.size)
+    mine = [rows[i] for i in shares[ranks.rank]]
+    yield from ((batch, 1.0) for batch in cutting.cut(mine))
+    if ranks.sharding is not None:
+        counts = [len(cutting.parts([rows[i] for i in share])) for share in shares]
+        for _ in range(max(counts) - counts[ranks.rank]):
+            yield from ((batch, 0.0) for batch in cutting.cut(rows[:1]))
+
+
 def _backward(
     model: nn.Module,
-    rows: Sequence[Row],
-    cutting: MicroBatching,
+    batches: Iterable[tuple[Batch, float]],
     objective: Objective,
     optimizer: MasterAdamW,
     seed: int,
@@ -107,12 +138,14 @@ def _backward(
 ) -> float:
     # Dropout follows from the step's own seed, so no random state needs to be saved or restored.
     torch.manual_seed(seed)
-    total = torch.zeros((), dtype=torch.float64, device=cutting.device)
-    for batch in cutting.cut(rows):
+    total: float | Tensor = 0.0
+    for batch, factor in batches:
         loss = objective(model, batch, label_smoothing=label_smoothing)
+        if factor != 1.0:
+            loss = loss * factor
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.collect_gradients()
-        total += loss.detach()
+        total = total + loss.detach().double()
     return float(total)
 
 
