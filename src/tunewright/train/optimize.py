@@ -10,17 +10,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from tunewright.config import TrainingSection
 from tunewright.model import kernels
-from tunewright.train.parallel import Ranks, sum_gradients
-
-if TYPE_CHECKING:
-    from tunewright.train.sharding import Sharding
+from tunewright.train.parallel import Ranks, Shards, sum_gradients
 
 BETAS = (0.9, 0.98)
 """The second moment is shorter than the usual .999: fine-tuning has hundreds of steps."""
@@ -57,7 +54,7 @@ class MasterAdamW:
         *,
         ratios: Mapping[str, float] | None = None,
         companion: Companion | None = None,
-        sharding: Sharding | None = None,
+        sharding: Shards | None = None,
     ) -> None:
         """named: what is trained. head_names: those that take the head's learning rate.
 

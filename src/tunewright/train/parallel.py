@@ -19,7 +19,7 @@ import socket
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -27,9 +27,6 @@ import torch.distributed as dist
 from torch import Tensor
 
 from tunewright.errors import RunError
-
-if TYPE_CHECKING:
-    from tunewright.train.sharding import Sharding
 
 BUCKET_ELEMENTS = 1 << 24
 """Gradients are summed in buckets of about so many numbers: large enough to fill a link."""
@@ -40,6 +37,15 @@ Beat = Callable[["Ranks", bool], None]
 """Told where a rank begins to wait for the others (True), and where it goes on (False)."""
 
 
+class Shards(Protocol):
+    """What a rank holds where no rank holds everything; see sharding.py."""
+
+    ranges: dict[str, tuple[int, int]]
+
+    def collect(self) -> None: ...  # noqa: D102
+    def whole(self, parts: Mapping[str, Tensor]) -> dict[str, Tensor]: ...  # noqa: D102
+
+
 class Ranks:
     """A group of processes; this class is the group of one, in which nothing is exchanged."""
 
@@ -48,7 +54,7 @@ class Ranks:
     step = 0
     stage: Literal["starting", "step", "between"] = "starting"
     """Where this rank is, for those who watch: `between` are evaluations and checkpoints."""
-    sharding: Sharding | None = None
+    sharding: Shards | None = None
     """Set where parameters are sharded over the ranks."""
 
     def __init__(self, beat: Beat = lambda ranks, waiting: None) -> None:

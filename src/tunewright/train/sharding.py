@@ -87,8 +87,9 @@ def shard(model: nn.Module, named: Named, ranks: Ranks) -> Named:
     # The packed layers of our own read weights past the modules, where FSDP gathers nothing.
     forget_decoder(model)
     forget_encoder(model)
-    ranks.sharding = Sharding(model, [name for name, _ in named])
-    return ranks.sharding.named
+    sharding = Sharding(model, [name for name, _ in named])
+    ranks.sharding = sharding
+    return sharding.named
 
 
 def frozen_state(model: nn.Module) -> dict[str, Tensor]:
