@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from tunewright.cost.memory import forecast_memory
+from tunewright.errors import RecipeError
 from tunewright.journal import Journal
 from tunewright.model.device import available_memory
 from tunewright.setup import Setup, Tuning
@@ -19,6 +20,12 @@ def spread_model(setup: Setup, tuning: Tuning, ranks: Ranks, journal: Journal) -
     """
     if ranks.size == 1:
         return tuning.parameters
+    if setup.task == "embed" and setup.recipe.embedding.loss == "in_batch":
+        # A share of the rows would be a share of the wrong answers: another loss.
+        raise RecipeError(
+            "embedding.loss: in_batch compares all rows of a batch with each other, which several "
+            "processes do not do yet; use --nproc 1, or embedding.loss=triplet"
+        )
     base, shape, work = tuning.base, setup.forecast.shape, setup.forecast.work
     needed = room = 0.0
     if setup.device.type == "cuda" and shape is not None and work is not None:

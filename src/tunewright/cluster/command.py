@@ -31,7 +31,7 @@ def train_with_ranks(
 
     same: the arguments of `tunewright train` that every rank is given. Raises what ended a rank.
     """
-    from tunewright.report import read_report
+    from tunewright.report.files import read_report
 
     launcher: Launcher = LocalLauncher(nproc)
     if hosts is not None:
