@@ -13,7 +13,7 @@ from tunewright.data.columns import Layout, find_layout
 from tunewright.data.formats import read_rows
 from tunewright.data.prepare import read_for_evaluation
 from tunewright.data.render import Rendering, render_prompts
-from tunewright.errors import DataError, RunError
+from tunewright.errors import DataError, ModelError, RunError
 from tunewright.evaluate.compare import compare as compare_predictions
 from tunewright.evaluate.details import make_details
 from tunewright.evaluate.predict import Asker, Scale
@@ -159,6 +159,7 @@ def _in_words(answer: Output, text: str) -> str:
 def open_chat(what: str) -> ChatSession:
     """A session with a run, adapter, folder or hub model. Raises ModelError."""
     base, manifest = _load(what)
+    check_answers(base)
     return ChatSession(_asker(base, manifest, base.task or "chat"))
 
 
@@ -168,7 +169,17 @@ def open_asker(what: str, *, precision: str | None = None) -> Asker:
     precision: fp32 or bf16; None takes the one it was trained in.
     """
     base, manifest = _load(what, precision)
+    check_answers(base)
     return _asker(base, manifest, base.task or "chat")
+
+
+def check_answers(base: Base) -> None:
+    """Raise ModelError for a model that gives hidden states and nothing else."""
+    if base.task is None and base.kind != "decoder":
+        raise ModelError(
+            f"{base.reference}: an {base.kind} without a head gives no answers; tune it first with "
+            "`tunewright train`, or give a model that was tuned"
+        )
 
 
 def _load(what: str, precision: str | None = None) -> tuple[Base, Mapping[str, Any]]:
@@ -224,6 +235,7 @@ def _asker(base: Base, manifest: Mapping[str, Any], task: str) -> Asker:
 
 def _open(what: str, data: str, split: str | None) -> tuple[Asker, DataSection, Layout]:
     base, manifest = _load(what)
+    check_answers(base)
     recipe = _recipe_of(what)
     section = recipe.data if recipe else DataSection()
     task = (recipe.task if recipe else None) or base.task

@@ -605,20 +605,27 @@ def parse_recipe(
         raise RecipeError(f"{place}: larger than {MAX_RECIPE_BYTES} bytes; is this a recipe?")
     lines: dict[str, int] = {}
     values = load_yaml(text, place, lines)
+    places = {key: f"{place}:{line}" for key, line in lines.items()}
     for override in overrides:
         apply_override(values, override)
-    recipe = make_recipe(values, place, lines)
+        key = override.partition("=")[0].strip()
+        places[key] = f"--set {key}"
+        places.setdefault(key.split(".")[0], f"--set {key}")
+    recipe = make_recipe(values, place, places)
     return _resolve_paths(recipe, folder) if folder else recipe
 
 
 def make_recipe(
-    values: Mapping[str, Any], place: str = "recipe", lines: Mapping[str, int] | None = None
+    values: Mapping[str, Any], place: str = "recipe", places: Mapping[str, str] | None = None
 ) -> Recipe:
-    """Check plain values against the schema. Raises RecipeError naming the first wrong key."""
+    """Check plain values against the schema. Raises RecipeError naming the first wrong key.
+
+    places: where each dotted key was given; `place` stands for the others.
+    """
     try:
         return Recipe.model_validate(values)
     except ValidationError as error:
-        raise RecipeError(_explain(error, place, lines or {})) from None
+        raise RecipeError(_explain(error, place, places or {})) from None
 
 
 def dump_recipe(recipe: Recipe, derived: Iterable[Derived] = ()) -> str:
@@ -653,19 +660,15 @@ def field_help(section: type[Section] = Recipe, prefix: str = "") -> list[tuple[
     return rows
 
 
-def _explain(error: ValidationError, place: str, lines: Mapping[str, int]) -> str:
+def _explain(error: ValidationError, place: str, places: Mapping[str, str]) -> str:
     problem = min(error.errors(), key=lambda item: item["type"] != "extra_forbidden")
     if problem["type"] == "adapter_option":
         key = str(problem["ctx"]["key"])
-        return (
-            f"{place}:{lines[key]}: {problem['msg']}"
-            if key in lines
-            else f"{place}: {problem['msg']}"
-        )
+        return f"{places.get(key, place)}: {problem['msg']}"
     location = [str(part) for part in problem["loc"]]
     key_path = _real_keys(location)
     key = ".".join(key_path)
-    where = f"{place}:{lines[key]}" if key in lines else place
+    where = places.get(key, place)
     if problem["type"] == "extra_forbidden":
         known = _known_keys(key_path[:-1])
         near = difflib.get_close_matches(key_path[-1], known, n=1, cutoff=0.5)

@@ -204,6 +204,13 @@ def test_text_and_label():
     assert (example.input, example.output) == ("words about thing number 0", "a")
 
 
+def test_a_model_that_writes_is_asked_for_the_label_and_not_for_the_text():
+    layout, example = first(label_rows(), task="generate")
+    assert (layout.task, example.input, example.output) == (
+        "generate", "words about thing number 0", "a",
+    )  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("values", "labels"),
     [

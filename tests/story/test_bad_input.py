@@ -154,6 +154,8 @@ def test_settings_that_cannot_be(tell, setting):
     more = [setting] if "target" not in setting else [setting, "adapter.method=lora"]
     line = tell(more=more)
     assert SETTINGS[setting] in line, line
+    if "did you mean" in line and "training" in line:
+        assert line.startswith(f"error: --set {setting.partition('=')[0]}: "), line
 
 
 def change_config(**values):
@@ -230,3 +232,17 @@ def test_a_mended_recipe_may_start_in_the_same_place(tell, house):
     tell(status=1, more=["budget.memory_gb=0.000001"])
     tell(status=0)
     assert (house / "run" / "report.json").exists()
+
+
+@pytest.mark.parametrize("words", [("evaluate", "--data", "rows.csv"), ("chat", "-m", "hello")])
+@pytest.mark.parametrize("as_json", [False, True])
+def test_a_base_without_a_head_gives_no_answers(house, bert, capsys, words, as_json):
+    (house / "rows.csv").write_text(GOOD)
+    command, *rest = words
+    assert run([command, str(bert), *rest, *["--json"] * as_json]) == 2
+    told = capsys.readouterr()
+    line = told.err.splitlines()[-1]
+    assert line.startswith(f"error: {bert}: an encoder without a head gives no answers")
+    assert "tunewright train" in line
+    if as_json:
+        assert json.loads(told.out)["error"]["exit_status"] == 2

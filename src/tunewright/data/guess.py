@@ -107,6 +107,10 @@ class Guess:
             "tag": ["spans", "entities", "labels", "slots", "annotations", "tags"],
         }.get(self.task or "", [*LABEL_NAMES, "spans", "entities", *ANSWER_NAMES])
         named = [name for name in self.named(wanted) if name in names]
+        if not named and self.task in ("generate", "chat") and len(usable) == 2:
+            # A text beside its label, for a model that shall write the label.
+            labels = [name for name in self.named(LABEL_NAMES) if name in names]
+            named = labels if self.named(INPUT_NAMES) else []
         spans = [p.name for p in fit if p.kind in ("list", "object") and self.holds_spans(p.name)]
         if self.task is None and spans and any(p.kind == "labels" for p in fit):
             raise self.ask("output", "labels and spans both; set task: classify or tag, or choose:")
