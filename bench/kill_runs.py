@@ -1,8 +1,9 @@
 """A thousand `kill -9` at random moments of training, and wrong resumes that must be caught.
 
 LoRA and full, fp32 and bf16, 0 and 2 workers, micro-batches, packing, averages, early stopping,
-mixing with the start, dropout and random token hiding; and the packed passes of decoders. What is compared, to the last bit: final weights, the
-optimiser's state, every step's loss and gradient norm, every evaluation, the best step.
+mixing with the start, dropout and random token hiding; and the packed passes of decoders. What is
+compared, to the last bit: final weights, the optimiser's state, every step's loss and gradient
+norm, every evaluation, the best step.
 Run: python bench/kill_runs.py [KILLS]
 """
 
