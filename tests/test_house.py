@@ -18,6 +18,7 @@ FLOORS = (
     (
         "yaml_text",
         "methods",
+        "aims",
         "config",
         "cache",
         "importers",
@@ -48,6 +49,8 @@ FLOORS = (
         "probing",
         "worth",
         "outlook",
+        "remote_chat",
+        "teaching",
         "learning",
         "trial",
         "piloting",

@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal, NoReturn, Self, get_args, get_origin
 from pydantic import ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
+from tunewright.aims import DistillSection
 from tunewright.errors import RecipeError
 from tunewright.methods import ALIASES, METHODS, SHARED_KEYS, Options
 from tunewright.records import Derived
@@ -78,6 +79,11 @@ PREFERENCE_OPTIONS = {
     "center": ("reward",),
 }
 Share = Annotated[float, Field(ge=0.0, lt=1.0)]
+
+
+def is_url(name: str | None) -> bool:
+    """True for the address of a server."""
+    return bool(name) and str(name).startswith(("http://", "https://"))
 
 
 class Section(Options):
@@ -498,7 +504,7 @@ class SearchSection(Section):
     def _known_keys(cls, space: dict[str, Knob]) -> dict[str, Knob]:
         for key in space:
             section, _, name = key.partition(".")
-            sections: dict[str, type[Section]] = {
+            sections: dict[str, type[Options]] = {
                 "training": TrainingSection,
                 "adapter": AdapterSection,
             }
@@ -518,8 +524,11 @@ class Recipe(Section):
         None
     )
     """What is learned; found from the data where it is clear."""
-    objective: Literal["supervised", "dpo", "ipo", "orpo", "simpo", "kto", "reward"] = "supervised"
-    """How it is learned: from answers, or from better and worse ones (chosen, rejected)."""
+    objective: Literal["supervised", "dpo", "ipo", "orpo", "simpo", "kto", "reward", "distill"] = (
+        "supervised"
+    )
+    """How it is learned: from answers, from better and worse ones (chosen, rejected), or from
+    a larger model (distill). See docs/objectives.md."""
     provider: str = "here"
     """Who trains: here."""
     base_model: Annotated[str, Field(min_length=1)] = "embedded:minilm"
@@ -534,6 +543,7 @@ class Recipe(Section):
     adapter: AdapterSection = AdapterSection()
     preference: PreferenceSection = PreferenceSection()
     embedding: EmbeddingSection = EmbeddingSection()
+    distill: DistillSection = DistillSection()
     training: TrainingSection = TrainingSection()
     evaluation: EvaluationSection = EvaluationSection()
     budget: BudgetSection = BudgetSection()
@@ -567,10 +577,22 @@ class Recipe(Section):
                 )
                 _wrong_value(f"preference.{name}", text)
         if self.objective != "supervised" and self.task not in (None, "generate", "chat"):
-            text = f"objective {self.objective} compares written answers; task is {self.task}"
+            text = f"objective {self.objective} is about written answers; task is {self.task}"
             raise PydanticCustomError(
                 "adapter_option", "{text}", {"key": "objective", "text": text}
             )
+        return self
+
+    @model_validator(mode="after")
+    def _has_what_objective_needs(self) -> Self:
+        if self.objective == "distill" and not self.distill.teacher:
+            _wrong_value("distill.teacher", "objective distill needs distill.teacher: a larger "
+                         "model's folder, hub id or URL")  # fmt: skip
+        if self.objective == "distill" and is_url(self.distill.teacher):
+            if not self.distill.model:
+                _wrong_value("distill.model", "a server needs distill.model, the name it knows")
+            if self.distill.learn == "logits":
+                _wrong_value("distill.learn", "a server gives answers, not logits; leave it out")
         return self
 
     @field_validator("provider")
@@ -648,12 +670,12 @@ def with_values(recipe: Recipe, values: Mapping[str, Any]) -> Recipe:
     return make_recipe(plain)
 
 
-def field_help(section: type[Section] = Recipe, prefix: str = "") -> list[tuple[str, str, Any]]:
+def field_help(section: type[Options] = Recipe, prefix: str = "") -> list[tuple[str, str, Any]]:
     """(dotted key, help, default) of every recipe key, for `--help`, docs and `init`."""
     rows: list[tuple[str, str, Any]] = []
     for name, info in section.model_fields.items():
         inner = info.annotation
-        if isinstance(inner, type) and issubclass(inner, Section):
+        if isinstance(inner, type) and issubclass(inner, Options):
             rows += field_help(inner, f"{prefix}{name}.")
         else:
             rows.append((prefix + name, info.description or "", info.default))
@@ -699,8 +721,8 @@ def _wish(problem: Any) -> str:
 def _real_keys(location: list[str]) -> list[str]:
     """Drop pydantic's own path parts (union branches) from an error's location."""
     keys: list[str] = []
-    section: type[Section] | None = Recipe
-    named: type[Section] | None = None
+    section: type[Options] | None = Recipe
+    named: type[Options] | None = None
     for part in location:
         if section is None:
             break
@@ -714,23 +736,23 @@ def _real_keys(location: list[str]) -> list[str]:
     return keys
 
 
-def _section_of(annotation: Any) -> tuple[type[Section] | None, type[Section] | None]:
+def _section_of(annotation: Any) -> tuple[type[Options] | None, type[Options] | None]:
     """(section, None) of a section, also where it may be null; (None, section) of a table of them.
 
     A table holds sections under names that the user chooses.
     """
     if get_origin(annotation) is dict:
         inner = get_args(annotation)[1]
-        return None, inner if isinstance(inner, type) and issubclass(inner, Section) else None
+        return None, inner if isinstance(inner, type) and issubclass(inner, Options) else None
     for inner in (annotation, *get_args(annotation)):
-        if isinstance(inner, type) and issubclass(inner, Section):
+        if isinstance(inner, type) and issubclass(inner, Options):
             return inner, None
     return None, None
 
 
 def _known_keys(path: list[str]) -> list[str]:
     section: Any = Recipe
-    named: type[Section] | None = None
+    named: type[Options] | None = None
     for part in path:
         if named is not None:
             section, named = named, None

@@ -69,6 +69,7 @@ SYSTEMS = {
     "majority": "majority class",
     "mean": "mean of training",
     "nearest_neighbour": "nearest neighbour",
+    "teacher": "teacher",
     "tfidf_cosine": "TF-IDF + cosine",
     "tfidf_linear": "TF-IDF + linear model",
     "tuned": "tuned",

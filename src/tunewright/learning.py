@@ -13,7 +13,9 @@ from tunewright.journal import Journal
 from tunewright.model.load import Base
 from tunewright.records import Example
 from tunewright.setup import Setup, Tuning
+from tunewright.teaching import load_teacher
 from tunewright.train.contrastive import CONTRASTIVE
+from tunewright.train.distill import distilled
 from tunewright.train.objectives import OBJECTIVES, Objective, with_penalty
 from tunewright.train.preferences import NEED_REFERENCE, add_references, make_preference
 from tunewright.train.reward import reward_model
@@ -27,6 +29,12 @@ def objective_of(setup: Setup, base: Base) -> Objective:
     elif setup.prefers:
         chosen = setup.recipe.preference.model_dump(exclude_none=True)
         objective = make_preference(setup.objective, chosen)
+    elif setup.objective == "distill":
+        how = setup.recipe.distill
+        teacher = load_teacher(setup.recipe).to(setup.device)
+        objective = partial(
+            distilled, teacher=teacher, temperature=how.temperature, weight=how.weight
+        )
     elif setup.task == "embed":
         objective = _contrastive(setup, base)
     else:

@@ -69,6 +69,7 @@ from tunewright.store import (
     write_json,
     write_jsonl,
 )
+from tunewright.teaching import ask_teacher, learns_from_logits, with_teacher
 from tunewright.tokenising import render_for_training
 from tunewright.train.head import start_head
 from tunewright.train.loop import Evaluation, Fitted, fit
@@ -175,13 +176,15 @@ def _prepare(recipe: Recipe, folder: RunFolder, journal: Journal, resume: bool) 
         check_rivals(recipe)
         check_workers(recipe.training.num_workers)
         prepared = prepare_for_training(recipe, journal)
+        prepared = with_teacher(recipe, prepared, folder, journal)
         check_preferences(recipe, prepared)
         choose_metrics(recipe, prepared)  # a wrong name is told before a weight is loaded
-        return make_setup(recipe, prepared, journal)
+        setup = make_setup(recipe, prepared, journal)
+        return replace(setup, distributions=learns_from_logits(recipe))
     except (UserError, Refusal):
         # Nothing was learned yet, so the mended recipe may start in the same place.
         if not resume:
-            for path in (folder.recipe, folder.state, folder.log):
+            for path in (folder.recipe, folder.state, folder.log, folder.rollouts):
                 path.unlink(missing_ok=True)
         raise
 
@@ -374,6 +377,8 @@ def _answer(setup: Setup, folder: RunFolder, journal: Journal) -> dict[str, list
         "tuned": _ask_tuned(setup, folder, journal),
         **answer_with_rivals(setup, test, journal),
     }
+    if setup.recipe.objective == "distill":
+        predictions["teacher"] = ask_teacher(setup.recipe, test, folder, journal)
     _note(folder, failed_rivals=[system for system, rows in predictions.items() if not rows])
     save_predictions(folder.predictions, [p for rows in predictions.values() for p in rows])
     # What was written is what is judged, so that a run resumed after this point scores the same.

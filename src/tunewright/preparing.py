@@ -119,7 +119,10 @@ def _prepare_now(recipe: Recipe, journal: Journal) -> Prepared:
     from tunewright.checking import audit_before_training
 
     keep_bad = recipe.objective == "kto"
-    prepared = prepare(recipe.data, recipe.task, journal, keep_bad=keep_bad)
+    unanswered = recipe.objective in ("distill", "grpo")
+    prepared = prepare(
+        recipe.data, recipe.task, journal, keep_bad=keep_bad, keep_unanswered=unanswered
+    )
     return audit_before_training(prepared, recipe, journal)
 
 
@@ -143,9 +146,10 @@ def _entry(recipe: Recipe) -> Entry | None:
         content = {source: _content(source) for source in _sources(recipe)}
     except (errors.TunewrightError, OSError):
         return None  # whoever reads the rows will say what is wrong
+    kept = recipe.objective if recipe.objective in ("kto", "distill", "grpo") else ""
     key = digest(
         "prepared", _CODE, content, data.model_dump(mode="json"), recipe.task,
-        recipe.training.seed, recipe.objective == "kto",
+        recipe.training.seed, kept,
     )  # fmt: skip
     return Entry("rows", key)
 

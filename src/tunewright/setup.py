@@ -88,6 +88,8 @@ class Setup:
     forecast: Forecast
     base: Base
     """The base as loaded to settle the rest; `open_model` tunes this very one."""
+    distributions: bool = False
+    """A teacher's distributions are learned, not only its answers."""
     energy_start_j: float | None = None
     """What the processor had drawn when the run began, where it tells."""
     baseline_memory_bytes: int = 0
@@ -103,6 +105,8 @@ class Setup:
         """Name of what is minimised."""
         if self.prefers:
             return self.recipe.objective
+        if self.recipe.objective == "distill" and self.distributions:
+            return "distill"
         multi = self.task == "classify" and self.prepared.layout.multi_label
         return "classify_multi" if multi else self.task
 
@@ -361,11 +365,17 @@ def _rendering(recipe: Recipe, prepared: Prepared, base: Base, *, max_length: in
         column_edges=find_column_edges(prepared.splits.train)
         if prepared.layout.columns.numeric
         else (),
-        prefers={"supervised": None, "kto": "single"}.get(recipe.objective, "pairs"),  # type: ignore[arg-type]
+        prefers=_prefers(recipe.objective),
         prompts=(recipe.embedding.query_prompt, recipe.embedding.passage_prompt),
         rewards=reward_form(base),
         prompt_loss=recipe.objective == "orpo",
     )
+
+
+def _prefers(objective: str) -> Literal["pairs", "single"] | None:
+    if objective not in COMPARING:
+        return None
+    return "single" if objective == "kto" else "pairs"
 
 
 def reward_form(base: Base) -> Literal["texts", "pairs"] | None:

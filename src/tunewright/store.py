@@ -71,6 +71,16 @@ class RunFolder:
         return self.path / "predictions.jsonl"
 
     @property
+    def teacher(self) -> Path:
+        """What a teacher answered, one line a row, so that nobody is asked twice."""
+        return self.path / "teacher.jsonl"
+
+    @property
+    def rollouts(self) -> Path:
+        """What graders gave to the answers that were tried, one line a step."""
+        return self.path / "rollouts.jsonl"
+
+    @property
     def report_json(self) -> Path:
         """The verdict and its evidence, for programs."""
         return self.path / "report.json"

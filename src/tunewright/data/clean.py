@@ -69,11 +69,17 @@ def number_ids(examples: Iterable[Example]) -> list[Example]:
 
 
 def clean(
-    examples: Sequence[Example], task: str, source: str, *, keep_bad: bool = False
+    examples: Sequence[Example],
+    task: str,
+    source: str,
+    *,
+    keep_bad: bool = False,
+    keep_unanswered: bool = False,
 ) -> tuple[list[Example], list[Finding]]:
     """The usable examples in order, and findings about the rest.
 
     keep_bad: answers that are marked as bad stay, for objectives that learn from them.
+    keep_unanswered: so do rows without an answer.
     Raises DataError where more than half of the rows lack their input or output, or none is left.
     """
     findings: list[Finding] = []
@@ -84,7 +90,8 @@ def clean(
         "half characters were replaced by U+FFFD",
         [new for new, old in zip(kept, examples, strict=True) if new is not old],
     )
-    kept = _cut_trailing_turns(kept, findings)
+    if not keep_unanswered:
+        kept = _cut_trailing_turns(kept, findings)
     kept = _resolve_overlaps(kept, findings)
     kept = _drop(
         kept,
@@ -96,7 +103,7 @@ def clean(
     usable = len(kept)
     kept = _drop(kept, findings, "empty_input", "without any text", _is_empty)
     _check_missing(usable - len(kept), usable, "no text", source, findings)
-    if task != "continue":
+    if task != "continue" and not keep_unanswered:
         kept = _drop(
             kept,
             findings,

@@ -33,6 +33,7 @@ from tunewright.data.spans import join_tokens, read_spans
 from tunewright.errors import DataError
 from tunewright.records import Task
 
+PROMPT_KEYS = SHAPE_KEYS["prompt-completion"]
 __all__ = ["Layout", "check_labels", "find_layout", "make_example"]
 
 
@@ -50,6 +51,8 @@ def find_layout(rows: Iterable[PlacedRow], data: DataSection, task: str | None) 
     if task == "embed" or (task is None and {"anchor", "positive"} <= profiles.keys()):
         return _embed_layout(placed, data)
     shape = _find_shape(placed, data)
+    if shape == "table" and task in ("generate", "chat") and profiles.keys() <= PROMPT_KEYS:
+        shape = "prompt-completion"  # prompts alone: somebody else answers them
     if shape == "tokens":
         return _tokens_layout(placed, data, task)
     if shape in CONVERSATIONS:

@@ -46,11 +46,17 @@ class Prepared:
 
 
 def prepare(
-    data: DataSection, task: str | None, journal: Journal, *, keep_bad: bool = False
+    data: DataSection,
+    task: str | None,
+    journal: Journal,
+    *,
+    keep_bad: bool = False,
+    keep_unanswered: bool = False,
 ) -> Prepared:
     """Read, clean and split the data of a recipe; the same content gives the same splits.
 
     keep_bad: training rows that hold nothing but an answer marked as bad stay.
+    keep_unanswered: rows without any answer stay.
     A source with splits of its own (folder, hub, embedded) provides validation and test where
     data.validation and data.test are left at their defaults.
     Raises DataError with place, value and remedy for whatever stands in the way.
@@ -60,13 +66,15 @@ def prepare(
     rows = read_all(data.train, data, task, journal)
     layout = find_layout(rows, data, task)
     check_labels(layout, data.train)
-    examples, findings = _make_clean(rows, layout, data, data.train, keep_bad=keep_bad)
+    examples, findings = _make_clean(
+        rows, layout, data, data.train, keep_bad=keep_bad, keep_unanswered=keep_unanswered
+    )
     num_read = {"train": len(rows)}
     held: dict[str, list[Example]] = {}
     for side, source, split in _held_sources(data):
         held_rows = read_all(source, data, layout.task, journal, split)
         try:
-            rows_of_side, noticed = _read_held(held_rows, layout, data, source)
+            rows_of_side, noticed = _read_held(held_rows, layout, data, source, keep_unanswered)
         except DataError as error:
             if source != data.train:
                 raise
@@ -149,10 +157,11 @@ def _make_clean(
     source: str,
     *,
     keep_bad: bool = False,
+    keep_unanswered: bool = False,
 ) -> tuple[list[Example], list[Finding]]:
     """Examples of the rows, which are used up: a million need not be held in both forms."""
     examples = number_ids(make_example(place, row, layout, data) for place, row in _used_up(rows))
-    return clean(examples, layout.task, source, keep_bad=keep_bad)
+    return clean(examples, layout.task, source, keep_bad=keep_bad, keep_unanswered=keep_unanswered)
 
 
 def _used_up(rows: list[PlacedRow]) -> Iterator[PlacedRow]:
@@ -180,7 +189,11 @@ def _held_sources(data: DataSection) -> Iterator[tuple[SplitName, str, str | Non
 
 
 def _read_held(
-    rows: list[PlacedRow], layout: Layout, data: DataSection, source: str
+    rows: list[PlacedRow],
+    layout: Layout,
+    data: DataSection,
+    source: str,
+    keep_unanswered: bool = False,
 ) -> tuple[list[Example], list[Finding]]:
     """Examples of a validation or test file under the layout found in training."""
     names = {name for _, row in rows for name in row}
@@ -192,7 +205,7 @@ def _read_held(
                 f"{source}: no column {name!r}, which training has; its columns are "
                 f"{', '.join(sorted(names))}"
             )
-    return _make_clean(rows, layout, data, source)
+    return _make_clean(rows, layout, data, source, keep_unanswered=keep_unanswered)
 
 
 def _with_held_labels(

@@ -208,7 +208,12 @@ def generate(
         max_new_tokens=asker.max_new_tokens,
         on_progress=lambda done, total: advance(0.8 * done / total),
     )
-    scored = continue_text(asker, examples, system, split, lambda done: advance(0.8 + 0.2 * done))
+    if all(e.output in (None, "") for e in examples):  # nothing to be surprised at
+        scored = [_prediction(e, system, split, None, None) for e in examples]
+    else:
+        scored = continue_text(
+            asker, examples, system, split, lambda done: advance(0.8 + 0.2 * done)
+        )
     return [
         replace(before, prediction=answer.text.strip(), confidence=answer.mean_probability)
         for before, answer in zip(scored, answers, strict=True)

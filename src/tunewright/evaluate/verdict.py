@@ -32,7 +32,7 @@ from tunewright.metrics.table import find_metric
 from tunewright.records import Comparison, Cost, Result, Verdict, VerdictWord
 
 TUNED = "tuned"
-SHOWN_BESIDE = ("from_scratch",)
+SHOWN_BESIDE = ("from_scratch", "teacher")
 KNOWING_NOTHING = ("majority", "mean")
 SIGNAL_P = 0.001
 WORTH_MORE_ROWS = 20.0

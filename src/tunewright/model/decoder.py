@@ -100,6 +100,13 @@ class FastDecoder:
         )
         return loss
 
+    def logits(self, hidden_NH: Tensor, chosen_T: Tensor) -> Tensor:
+        """(T, V) logits of chosen positions, through torch's own gradients."""
+        chosen_TH = hidden_NH.index_select(0, chosen_T).float()
+        scale_T1 = torch.rsqrt(chosen_TH.square().mean(1, keepdim=True) + self.epsilon)
+        normed_TH = (chosen_TH * scale_T1).to(self.head_VH.dtype) * self.norm_H
+        return normed_TH.to(self.head_VH.dtype) @ self.head_VH.t()
+
     def losses(
         self, hidden_NH: Tensor, chosen_T: Tensor, target_T: Tensor, label_smoothing: float
     ) -> Tensor:

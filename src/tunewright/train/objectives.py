@@ -110,6 +110,15 @@ def target_losses(model: nn.Module, batch: Batch, *, label_smoothing: float = 0.
     )
 
 
+def student_logits(model: nn.Module, batch: Batch) -> Tensor:
+    """(N, V) logits of every target token, in the batch's own order; differentiable."""
+    assert batch.predicts_BT is not None
+    decoder, hidden_NH, chosen_N = _fast_hidden(model, batch)
+    if decoder is None:
+        return target_logits(model, model_inputs(batch), batch.predicts_BT)
+    return decoder.logits(hidden_NH, chosen_N)
+
+
 def _fast_hidden(model: nn.Module, batch: Batch) -> tuple[FastDecoder | None, Tensor, Tensor]:
     """(decoder, hidden states, positions that predict); None and stand-ins where it cannot be."""
     decoder = fast_decoder(model) if batch.starts_R1 is not None else None
