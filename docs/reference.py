@@ -52,7 +52,9 @@ def recipe_page() -> str:
         about = (kind.__doc__ or "").strip()
         lines += [f"## {section or 'Top level'}", "", " ".join(about.split()), ""]
         lines += ["| key | default | meaning |", "|---|---|---|"]
-        lines += [f"| `{key}` | {_default(default)} | {_cell(text)} |" for key, text, default in rows]
+        lines += [
+            f"| `{key}` | {_default(default)} | {_cell(text)} |" for key, text, default in rows
+        ]
         lines.append("")
     lines += [
         "## Options of adapter methods",
@@ -93,7 +95,9 @@ def _command_lines(name: str, command: Any, level: str) -> list[str]:
     rows = []
     for parameter in command.params:
         if parameter.param_type_name == "argument":
-            rows.append(f"| `{parameter.metavar or parameter.name.upper()}` | {_cell(parameter.help or '')} |")
+            rows.append(
+                f"| `{parameter.metavar or parameter.name.upper()}` | {_cell(parameter.help or '')} |"
+            )
         elif parameter.name != "help":
             names = ", ".join(f"`{item}`" for item in parameter.opts)
             rows.append(f"| {names} | {_cell(parameter.help or '')} |")

@@ -67,7 +67,7 @@ FLOORS = (
         "jobs",
         "cluster",
     ),
-    ("api", "web"),
+    ("api", "web", "notebook"),
     ("cli", "__main__"),
 )
 # Shelves and rooms: whoever stands on these floors is a stranger to its neighbours.
