@@ -305,6 +305,8 @@ class TrainingSection(Section):
     """Most seconds between checkpoints; one is also written at every best evaluation."""
     save_steps: int | None = Field(default=None, ge=1)
     """Also write a checkpoint every this many steps."""
+    keep_epochs: int = Field(default=0, ge=0)
+    """Checkpoints at the ends of this many last epochs are written and kept."""
     weight_decay: float = Field(default=0.01, ge=0.0, le=1.0)
     """Decoupled weight decay on matrices; never on biases and norms."""
     warmup_ratio: float = Field(default=0.1, ge=0.0, lt=1.0)

@@ -114,7 +114,8 @@ def trial_key(recipe: Recipe, prepared: Prepared, metric: str, *extra: object) -
         mode="json", include={"task", "objective", "base_model", "base_revision", "adapter"}
     )
     shown["training"] = recipe.training.model_dump(
-        mode="json", exclude={"save_interval_s", "save_steps", "num_workers", "trackers"}
+        mode="json",
+        exclude={"save_interval_s", "save_steps", "keep_epochs", "num_workers", "trackers"},
     )
     splits = prepared.splits
     digest = hashlib.sha256(repr((sorted(shown.items()), metric, extra)).encode())

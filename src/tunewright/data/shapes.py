@@ -41,11 +41,15 @@ POSITIVES = ("positive", "pos", "passage", "document", "sentence2", "text2", "an
 NEGATIVES = ("negative", "neg", "hard_negative", "rejected")
 TAG_COLUMNS = ("ner_tags", "tags", "labels", "ner", "bio_tags", "tag", "label")
 TOKEN_COLUMNS = ("tokens", "words")
+# What an earlier description of OpenAI's preference rows called their answers.
+OLD_SPELLING = ("preferred_completion", "non_preferred_completion")
 # Which keys belong to a shape; used to tell a missing value from a different shape.
 SHAPE_KEYS: dict[str, frozenset[str]] = {
     "messages": frozenset({"messages", "tools"}),
     "sharegpt": frozenset({"conversations", "conversation", "system", "tools"}),
-    "openai-preference": frozenset({"input", "preferred_output", "non_preferred_output"}),
+    "openai-preference": frozenset(
+        {"input", "preferred_output", "non_preferred_output", *OLD_SPELLING}
+    ),
     "preference": frozenset({"prompt", "chosen", "rejected", "system"}),
     "unpaired-preference": frozenset({"prompt", "completion", "label", "messages", "kto_tag"}),
     "prompt-completion": frozenset({"prompt", "completion", "response", "system"}),
@@ -68,7 +72,7 @@ class Talk:
 def shape_of(row: Row) -> str | None:
     """The named shape of one row, or None for a plain table row."""
     keys = row.keys()
-    if {"preferred_output", "non_preferred_output"} <= keys:
+    if {"preferred_output", "non_preferred_output"} <= keys or {*OLD_SPELLING} <= keys:
         return "openai-preference"
     if {"chosen", "rejected"} <= keys:
         return "preference"
@@ -279,8 +283,11 @@ def _read_preference(row: Row, place: str) -> Talk:
 def _read_openai_preference(row: Row, place: str) -> Talk:
     given = parse_cell(row.get("input"))
     prompt = _as_messages(given, "user", place)
-    chosen = _as_messages(_answer(row.get("preferred_output")), "assistant", place)
-    worse = _as_messages(_answer(row.get("non_preferred_output")), "assistant", place)
+    better, other = row.get("preferred_output"), row.get("non_preferred_output")
+    if OLD_SPELLING[0] in row:
+        better, other = (row.get(key) for key in OLD_SPELLING)
+    chosen = _as_messages(_answer(better), "assistant", place)
+    worse = _as_messages(_answer(other), "assistant", place)
     tools = read_tools(given, place) if isinstance(given, Mapping) else ()
     return Talk((*prompt, *chosen), tools, rejected=_last_content(worse))
 

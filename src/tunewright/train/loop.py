@@ -309,6 +309,7 @@ class _Run:
         save_checkpoint(self.checkpoints, self.progress.step, tensors, state, self.ranks)
         best = self.progress.best_step
         keep = {best} if best is not None else set()
+        keep |= self._epoch_ends()
         if self.ranks.is_first:
             prune(self.checkpoints, keep | ({0} if self.plan.fitted_start else set()))
         self.last_save = time.monotonic()
@@ -502,8 +503,16 @@ class _Run:
         """True once the minutes of the plan are spent."""
         return self.plan.minutes is not None and self._seconds() >= 60 * self.plan.minutes
 
+    def _epoch_ends(self) -> set[int]:
+        """Last steps of the newest epochs that the recipe wants kept."""
+        each, wanted = self.steps_per_epoch, self.config.keep_epochs
+        whole = self.progress.step // each
+        return {epoch * each for epoch in range(max(1, whole - wanted + 1), whole + 1)}
+
     def save_is_due(self) -> bool:
-        """True where enough steps or seconds have gone by."""
+        """True where enough steps or seconds have gone by, or an epoch that is kept ends."""
+        if self.progress.step in self._epoch_ends():
+            return True
         every = self.config.save_steps
         if every is not None and self.progress.step % every == 0:
             return True
@@ -586,8 +595,8 @@ def _scope(
 ) -> dict[str, str]:
     """Digests of what must be the same for a resumed run to be the same run."""
     # When to save, on how many threads and with how many helpers does not change the numbers.
-    free = {"save_interval_s", "save_steps", "num_workers", "num_threads", "trackers", "device"}
-    free |= {"parallel"}
+    free = {"save_interval_s", "save_steps", "keep_epochs", "parallel"}
+    free |= {"num_workers", "num_threads", "trackers", "device"}
     settings = repr(sorted(config.model_dump(exclude=free).items()))
     fixed = repr((plan.batch_size, plan.max_batch_tokens, plan.num_epochs, plan.eval_steps))
     fixed += repr((plan.rates, sorted(plan.head_names), plan.pad_id, plan.mask_id))
