@@ -40,6 +40,7 @@ from tunewright.jobs.results import (
     trained_tokens,
 )
 from tunewright.jobs.rows import check_rows
+from tunewright.jobs.uploads import drop_expired_uploads
 from tunewright.jobs.webhooks import deliver_due
 from tunewright.settings import ServerFolder, ServerSettings
 from tunewright.store import read_json, write_json
@@ -360,6 +361,7 @@ class Worker:
                 for row in unchecked(self.database):
                     self._check_file(row)
                 drop_expired(self.database, self.folder)
+                drop_expired_uploads(self.database, self.folder)
                 deliver_due(self.database, self.settings)
             except (DBAPIError, OSError) as error:
                 self.say(f"chores: {str(error).splitlines()[0]}; trying again")

@@ -1,0 +1,386 @@
+"""/v1/fine_tuning/jobs: asking for a job, following it, stopping it."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import re
+import secrets
+import time
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Query
+from fastapi import Request as HttpRequest
+from fastapi.responses import FileResponse, JSONResponse, Response
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from tunewright.api.errors import ApiError
+from tunewright.api.paging import asked, home_of, listing, owner_of
+from tunewright.jobs import board
+from tunewright.jobs.files import get_file
+from tunewright.jobs.folder import JobFolder
+from tunewright.jobs.home import Home
+from tunewright.jobs.models import get_model
+from tunewright.jobs.paging import Record
+from tunewright.jobs.repeats import KeyReusedError, Request, find_earlier, note_made
+
+router = APIRouter()
+JOBS = "/v1/fine_tuning/jobs"
+Auto = Literal["auto"]
+Id = Annotated[str, Field(min_length=1, max_length=64)]
+After = Annotated[str | None, Query(max_length=64)]
+MAX_SEED = 2_147_483_647
+
+
+class Hyperparameters(BaseModel):
+    """What a client may set; "auto" is resolved before training."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    n_epochs: Auto | Annotated[int, Field(ge=1, le=50)] = "auto"
+    batch_size: Auto | Annotated[int, Field(ge=1, le=256)] = "auto"
+    learning_rate_multiplier: (
+        Auto | Annotated[float, Field(gt=0, le=1e4, allow_inf_nan=False)]
+    ) = "auto"
+
+
+class DpoHyperparameters(Hyperparameters):
+    """Those of preference tuning."""
+
+    beta: Auto | Annotated[float, Field(gt=0, le=2, allow_inf_nan=False)] = "auto"
+
+
+class Supervised(BaseModel):
+    """Learning from answers."""
+
+    hyperparameters: Hyperparameters | None = None
+
+
+class Dpo(BaseModel):
+    """Learning from better and worse answers."""
+
+    hyperparameters: DpoHyperparameters | None = None
+
+
+class Method(BaseModel):
+    """How the model learns."""
+
+    type: Literal["supervised", "dpo", "reinforcement"]
+    supervised: Supervised | None = None
+    dpo: Dpo | None = None
+    reinforcement: dict[str, Any] | None = None
+
+
+class Wandb(BaseModel):
+    """Where numbers also go."""
+
+    project: Annotated[str, Field(min_length=1, max_length=128)]
+    name: Annotated[str | None, Field(max_length=128)] = None
+    entity: Annotated[str | None, Field(max_length=128)] = None
+    tags: Annotated[list[Annotated[str, Field(max_length=64)]] | None, Field(max_length=32)] = None
+
+
+class Integration(BaseModel):
+    """A service that hears of the job."""
+
+    type: Literal["wandb"]
+    wandb: Wandb
+
+
+class JobBody(BaseModel):
+    """A job as it is asked for. priority is ours: higher goes first."""
+
+    model_config = ConfigDict(extra="allow", protected_namespaces=())
+
+    model: Annotated[str, Field(min_length=1, max_length=256)]
+    training_file: Id
+    validation_file: Id | None = None
+    suffix: Annotated[str | None, Field(min_length=1, max_length=64)] = None
+    seed: Annotated[int | None, Field(ge=0, le=MAX_SEED, strict=True)] = None
+    integrations: Annotated[list[Integration] | None, Field(max_length=5)] = None
+    method: Method | None = None
+    metadata: Annotated[
+        dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]] | None,
+        Field(max_length=16),
+    ] = None
+    hyperparameters: Hyperparameters | None = None
+    priority: Annotated[int, Field(ge=-100, le=100)] = 0
+
+    @field_validator("suffix")
+    @classmethod
+    def _can_stand_in_a_name(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(r"[A-Za-z0-9._ -]+", value):
+            raise ValueError("use letters, digits, dots, dashes and underscores")
+        return value
+
+    @field_validator("metadata")
+    @classmethod
+    def _is_storable(cls, value: dict[str, str] | None) -> dict[str, str] | None:
+        if value and any("\0" in text for pair in value.items() for text in pair):
+            raise ValueError("NUL characters cannot be kept")
+        return value
+
+
+@router.post(JOBS)
+async def create_job(body: JobBody, http: HttpRequest) -> Response:
+    """Queue a job. The reply is sent once it is safe on disk."""
+    home, owner = home_of(http), owner_of(http)
+    key = http.headers.get("idempotency-key")
+    if key is not None and not 0 < len(key) <= 255:
+        raise ApiError(400, "Idempotency-Key: give 1 to 255 characters")
+    retries = http.headers.get("x-stainless-retry-count", "0")
+    request = Request(
+        owner, f"POST {JOBS}", hashlib.sha256(await http.body()).hexdigest(), key,
+        is_retry=retries.isdigit() and int(retries[:6]) > 0,
+    )  # fmt: skip
+    job = await asyncio.to_thread(_create, home, body, request)
+    return JSONResponse(show_job(job))
+
+
+def _create(home: Home, body: JobBody, request: Request) -> Record:
+    wish = _wish(home, body, request.owner)
+    try:
+        with home.database.writing() as connection:
+            job_id = find_earlier(home.database, connection, request)
+            if job_id is None:
+                job_id = board.add_job(connection, wish)
+                note_made(connection, request, job_id)
+    except KeyReusedError as error:
+        raise ApiError(409, str(error), code="idempotency_key_reused") from None
+    return board.get_job(home.database, job_id)
+
+
+def _wish(home: Home, body: JobBody, owner: str) -> board.Wish:
+    """The job that is meant. Raises ApiError naming the field that cannot be."""
+    method, chosen = _method(body)
+    _check_file(home, "training_file", body.training_file, owner)
+    if body.validation_file is not None:
+        _check_file(home, "validation_file", body.validation_file, owner)
+        if body.validation_file == body.training_file:
+            text = "validation_file: the same file as training_file; hold other rows back"
+            raise ApiError(400, text, param="validation_file")
+    return board.Wish(
+        model=body.model,
+        base_model=_base(home, body.model, owner),
+        training_file=body.training_file,
+        validation_file=body.validation_file,
+        method=method,
+        hyperparameters=chosen.model_dump(),
+        suffix=body.suffix,
+        seed=secrets.randbelow(MAX_SEED) if body.seed is None else body.seed,
+        metadata=body.metadata,
+        integrations=[item.model_dump() for item in body.integrations or ()] or None,
+        organization=home.settings.organization,
+        priority=body.priority,
+        owner=owner,
+    )
+
+
+def _method(body: JobBody) -> tuple[str, Hyperparameters]:
+    given = body.method
+    if given is None:
+        return "supervised", body.hyperparameters or Hyperparameters()
+    if given.type == "reinforcement":
+        text = "method: reinforcement is not offered here; use supervised or dpo"
+        raise ApiError(400, text, param="method", code="unsupported_method")
+    other = given.dpo if given.type == "supervised" else given.supervised
+    if other is not None:
+        raise ApiError(400, f"method: has options of another type than {given.type}",
+                       param="method")  # fmt: skip
+    own = given.supervised if given.type == "supervised" else given.dpo
+    chosen = own.hyperparameters if own is not None else None
+    if chosen is None and body.hyperparameters is not None:
+        chosen = body.hyperparameters
+    kind = DpoHyperparameters if given.type == "dpo" else Hyperparameters
+    return given.type, kind.model_validate({} if chosen is None else chosen.model_dump())
+
+
+def _base(home: Home, model: str, owner: str) -> str:
+    """The local base, or the tuned model to go on from."""
+    if model.startswith("ft:"):
+        try:
+            return str(get_model(home.database, model, owner=owner)["id"])
+        except KeyError:
+            text = f"The model `{model}` does not exist or you do not have access to it."
+            raise ApiError(404, text, param="model", code="model_not_found") from None
+    base = home.settings.base_of(model)
+    how = (
+        f"start the server with --base {model}=FOLDER, or name it under models: in settings.yaml"
+    )
+    if base is None:
+        text = f"model: no local base stands for {model!r}; {how}"
+        raise ApiError(400, text, param="model", code="model_not_available")
+    if base.startswith("embedded:"):
+        text = (
+            f"model: {model!r} stands for {base}, an encoder, which cannot write text; name a "
+            f"causal base instead: {how}"
+        )
+        raise ApiError(400, text, param="model", code="model_not_available")
+    return base
+
+
+def _check_file(home: Home, param: str, file_id: str, owner: str) -> None:
+    try:
+        row = get_file(home.database, file_id, owner=owner)
+    except KeyError:
+        raise ApiError(400, f"invalid {param}: {file_id}", param=param, code="file_not_found") from None
+    if row["purpose"] != "fine-tune":
+        text = f"{param}: {file_id} has purpose {row['purpose']}; upload it with fine-tune"
+        raise ApiError(400, text, param=param)
+
+
+@router.get(JOBS)
+async def list_jobs(
+    http: HttpRequest,
+    after: After = None,
+    limit: Annotated[int, Query(ge=1, le=100)] = 20,
+) -> Response:
+    """Jobs, the newest first; metadata[key]=value keeps those that have it."""
+    wanted, without = _metadata_filter(http.query_params)
+    page = await asked(
+        "fine-tuning job", str(after), board.list_jobs, home_of(http).database,
+        owner=owner_of(http), metadata=wanted, without_metadata=without, after=after, limit=limit,
+    )  # fmt: skip
+    return JSONResponse(listing(page, show_job))
+
+
+def _metadata_filter(query: Mapping[str, str]) -> tuple[dict[str, str], bool]:
+    wanted = {
+        name[len("metadata[") : -1]: value
+        for name, value in query.items()
+        if name.startswith("metadata[") and name.endswith("]")
+    }
+    if any("\0" in text for pair in wanted.items() for text in pair) or len(wanted) > 16:
+        raise ApiError(400, "metadata: cannot be looked for", param="metadata")
+    return wanted, query.get("metadata") == "null"
+
+
+@router.get(JOBS + "/{job_id}")
+async def retrieve_job(job_id: str, http: HttpRequest) -> Response:
+    """One job."""
+    return JSONResponse(show_job(await job_of(http, job_id)))
+
+
+@router.post(JOBS + "/{job_id}/cancel")
+async def cancel_job(job_id: str, http: HttpRequest) -> Response:
+    """End a job; its process is gone within seconds."""
+    return await _change(http, job_id, board.cancel_job)
+
+
+@router.post(JOBS + "/{job_id}/pause")
+async def pause_job(job_id: str, http: HttpRequest) -> Response:
+    """Stop a job at a checkpoint."""
+    return await _change(http, job_id, board.pause_job)
+
+
+@router.post(JOBS + "/{job_id}/resume")
+async def resume_job(job_id: str, http: HttpRequest) -> Response:
+    """Go on with a paused job."""
+    return await _change(http, job_id, board.resume_job)
+
+
+async def _change(http: HttpRequest, job_id: str, change: Any) -> Response:
+    try:
+        job = await asked(
+            "fine-tuning job", job_id, change, home_of(http).database, job_id, owner=owner_of(http)
+        )
+    except board.WrongStateError as error:
+        raise ApiError(400, str(error), code="invalid_job_state") from None
+    return JSONResponse(show_job(job))
+
+
+@router.get(JOBS + "/{job_id}/checkpoints")
+async def list_checkpoints(
+    job_id: str,
+    http: HttpRequest,
+    after: After = None,
+    limit: Annotated[int, Query(ge=1, le=100)] = 10,
+) -> Response:
+    """Checkpoints that can be asked, the newest first."""
+    await job_of(http, job_id)
+    page = await asked(
+        "checkpoint", str(after), board.list_checkpoints, home_of(http).database, job_id,
+        after=after, limit=limit,
+    )  # fmt: skip
+    return JSONResponse(listing(page, _show_checkpoint))
+
+
+@router.get(JOBS + "/{job_id}/report")
+async def job_report(job_id: str, http: HttpRequest) -> Response:
+    """The report of a finished job, as a page."""
+    return await _run_file(http, job_id, "report_html", "text/html")
+
+
+@router.get(JOBS + "/{job_id}/report.json")
+async def job_report_json(job_id: str, http: HttpRequest) -> Response:
+    """The report of a finished job."""
+    return await _run_file(http, job_id, "report_json", "application/json")
+
+
+@router.get(JOBS + "/{job_id}/card.json")
+async def job_card(job_id: str, http: HttpRequest) -> Response:
+    """The data card of a job: counts, lengths, findings, every dropped row."""
+    return await _run_file(http, job_id, "card", "application/json")
+
+
+async def _run_file(http: HttpRequest, job_id: str, name: str, kind: str) -> Response:
+    job = await job_of(http, job_id)
+    path = getattr(JobFolder(home_of(http).folder.job(job["id"])).run, name)
+    if not path.exists():
+        raise ApiError(404, f"Job {job_id} is {job['status']}: not written yet.")
+    return FileResponse(path, media_type=kind, headers={"X-Content-Type-Options": "nosniff"})
+
+
+async def job_of(http: HttpRequest, job_id: str) -> Record:
+    """The job, where the client may see it. Raises ApiError 404."""
+    job: Record = await asked(
+        "fine-tuning job", job_id, board.get_job, home_of(http).database, job_id,
+        owner=owner_of(http),
+    )  # fmt: skip
+    return job
+
+
+def show_job(job: Record) -> dict[str, Any]:
+    """A job as clients know it, and under further keys what we add."""
+    keys = (
+        "id", "created_at", "finished_at", "model", "fine_tuned_model", "status", "training_file",
+        "validation_file", "result_files", "trained_tokens", "error", "seed", "metadata",
+        "estimated_finish", "integrations",
+    )  # fmt: skip
+    numbers = dict(job["hyperparameters"])
+    plain = {key: numbers.get(key, "auto") for key in Hyperparameters.model_fields}
+    ours = {
+        "base_model": job["base_model"],
+        "priority": job["priority"],
+        "waits_for": job["waits_for"],
+        "attempts": job["attempts"],
+        "total_steps": job["total_steps"],
+        "forecast": job["forecast"],
+        "outcome": job["outcome"],
+        "verdict": (job["outcome"] or {}).get("verdict"),
+        "report_url": f"{JOBS}/{job['id']}/report" if job["status"] == "succeeded" else None,
+    }
+    return {
+        **{key: job[key] for key in keys},
+        "object": "fine_tuning.job",
+        "organization_id": f"org-{job['owner'] or 'local'}",
+        "hyperparameters": plain,
+        "method": {"type": job["method"], job["method"]: {"hyperparameters": numbers}},
+        "user_provided_suffix": job["suffix"],
+        "tunewright": ours,
+    }
+
+
+def _show_checkpoint(row: Record) -> dict[str, Any]:
+    return {
+        "id": row["id"],
+        "object": "fine_tuning.job.checkpoint",
+        "created_at": row["created_at"],
+        "fine_tuned_model_checkpoint": row["model"],
+        "fine_tuning_job_id": row["job_id"],
+        "step_number": row["step"],
+        "metrics": row["metrics"],
+    }
+
+
