@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from fastapi import APIRouter
@@ -12,6 +13,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from tunewright.api.errors import no_such_model
 from tunewright.api.state import State, state_of
 from tunewright.hosting import Served
+from tunewright.jobs.offered import offer
 
 router = APIRouter()
 
@@ -39,6 +41,8 @@ async def metrics(http: HttpRequest) -> Response:
 async def list_models(http: HttpRequest) -> Response:
     """Everything that can be asked."""
     state = state_of(http)
+    if state.home is not None:
+        await asyncio.to_thread(offer, state.hosting, state.home)
     data = [_model(model) for model in list(state.hosting.models.values())]
     return JSONResponse({"object": "list", "data": [*data, *_releases(state)]})
 
@@ -47,6 +51,8 @@ async def list_models(http: HttpRequest) -> Response:
 async def retrieve_model(name: str, http: HttpRequest) -> Response:
     """One model."""
     state = state_of(http)
+    if state.home is not None:
+        await asyncio.to_thread(offer, state.hosting, state.home, name)
     model = state.hosting.models.get(name)
     if model is not None:
         return JSONResponse(_model(model))

@@ -14,7 +14,17 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 from tunewright.access import KeyRing
-from tunewright.api import about, chat, completions, decide
+from tunewright.api import (
+    about,
+    chat,
+    completions,
+    decide,
+    files,
+    job_events,
+    permissions,
+    tuned_models,
+    tuning,
+)
 from tunewright.api.census import check_scope
 from tunewright.api.errors import (
     ApiError,
@@ -28,9 +38,13 @@ from tunewright.api.state import ANSWERED_BY, State
 from tunewright.database.engine import Database
 from tunewright.errors import TunewrightError
 from tunewright.hosting import Hosting
+from tunewright.jobs.home import Home
 from tunewright.releases.live import LiveReleases
 
-ROUTERS = (about.router, chat.router, completions.router, decide.router)
+ROUTERS = (
+    about.router, chat.router, completions.router, decide.router, files.router, tuning.router,
+    job_events.router, permissions.router, tuned_models.router,
+)  # fmt: skip
 
 
 def make_app(
@@ -41,14 +55,15 @@ def make_app(
     deadline_s: float = 600.0,
     database: Database | None = None,
     runs: Sequence[Path] = (),
+    home: Home | None = None,
 ) -> App:
     """An ASGI application on these models. keys: none means that no key is asked for.
 
     database: of the server; without one there are no releases and no keys but the given ones.
-    runs: folders that hold run folders, for the pages.
+    runs: folders that hold run folders, for the pages. home: where files and jobs are kept.
     """
     releases = LiveReleases(hosting, database) if database else None
-    state = State(hosting, deadline_s, releases)
+    state = State(hosting, deadline_s, releases, home)
     ring = KeyRing(tuple(keys), database)
 
     @asynccontextmanager
@@ -71,7 +86,8 @@ def make_app(
     app.add_exception_handler(HTTPException, on_http_error)
     app.add_exception_handler(RequestValidationError, on_invalid)
     app.add_exception_handler(TunewrightError, on_own_error)
-    return _Counted(Guard(app, keys=ring, hosts=hosts), state)
+    max_file = home.settings.max_file_bytes if home else None
+    return _Counted(Guard(app, keys=ring, hosts=hosts, max_file_bytes=max_file), state)
 
 
 class _Counted:

@@ -12,7 +12,7 @@ from pydantic import BaseModel, Field
 
 from tunewright.api.errors import ApiError
 from tunewright.api.multipart import read_form
-from tunewright.api.paging import asked, listing, owner_of, home_of
+from tunewright.api.paging import asked, home_of, listing, owner_of
 from tunewright.jobs import files, uploads
 from tunewright.jobs.home import Home
 from tunewright.jobs.paging import Record
@@ -45,8 +45,9 @@ class UploadBody(BaseModel):
 class CompleteBody(BaseModel):
     """The parts in their order."""
 
-    part_ids: Annotated[list[Annotated[str, Field(max_length=64)]], Field(min_length=1,
-                                                                      max_length=10_000)]
+    part_ids: Annotated[
+        list[Annotated[str, Field(max_length=64)]], Field(min_length=1, max_length=10_000)
+    ]
     md5: Annotated[str, Field(pattern=r"^[0-9a-fA-F]{32}$")] | None = None
 
 
@@ -64,7 +65,7 @@ async def create_file(http: HttpRequest) -> Response:
             raise ApiError(400, f"purpose: {str(purpose)[:40]!r}; use {known}", param="purpose")
         expiry = _expiry(fields)
         row = await asyncio.to_thread(
-            _keep, home, incoming, filename, purpose, owner_of(http), expiry
+            _keep, home, incoming, filename, purpose, owner_of(http) or "", expiry
         )
     return JSONResponse(show_file(row))
 
@@ -160,7 +161,7 @@ async def create_upload(body: UploadBody, http: HttpRequest) -> Response:
     """Begin a file that comes in parts; it must be complete within an hour."""
     row = await asyncio.to_thread(
         uploads.begin, home_of(http).database, filename=body.filename, purpose=body.purpose,
-        size=body.bytes, mime_type=body.mime_type, owner=owner_of(http),
+        size=body.bytes, mime_type=body.mime_type, owner=owner_of(http) or "",
         file_expires_s=body.expires_after.seconds if body.expires_after else None,
     )  # fmt: skip
     return JSONResponse(_show_upload(row, None))

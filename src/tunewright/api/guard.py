@@ -15,11 +15,15 @@ from typing import Any
 from tunewright.access import EVERYBODY, Caller, KeyRing
 from tunewright.api.census import CALLER
 from tunewright.errors import UserError
+from tunewright.settings import MAX_PART_BYTES
 
 Scope = MutableMapping[str, Any]
 App = Callable[[Scope, Any, Any], Awaitable[None]]
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 MAX_BODY_BYTES = 8 << 20
+FORM_BYTES = 4 << 20
+"""What a form may have beside its file, and what a file over its limit may have too much to still
+be answered in words."""
 COOKIE = "tunewright_session"
 OPEN_PATHS = ("/healthz", "/readyz", "/login", "/static/pages.css", "/static/pages.js")
 SAFE = ("GET", "HEAD", "OPTIONS")
@@ -51,12 +55,13 @@ class Guard:
         hosts: Iterable[str] = LOOPBACK,
         sessions: FindSession | None = None,
         max_body_bytes: int = MAX_BODY_BYTES,
+        max_file_bytes: int | None = None,
     ) -> None:
         self.app = app
         self.keys = keys if isinstance(keys, KeyRing) else KeyRing(tuple(keys))
         self.sessions = sessions
         self.hosts = {host.lower() for host in hosts}
-        self.max_body_bytes = max_body_bytes
+        self.max_body_bytes, self.max_file_bytes = max_body_bytes, max_file_bytes
 
     async def __call__(self, scope: Scope, receive: Any, send: Any) -> None:
         """Refuse, or hand on."""
@@ -72,7 +77,7 @@ class Guard:
             else:
                 await _refuse(send, *refusal)
             return
-        await self.app(scope, _Limited(receive, self.max_body_bytes), send)
+        await self.app(scope, _Limited(receive, self._limit(scope)), send)
 
     def _refusal(self, scope: Scope, headers: dict[bytes, bytes]) -> tuple[int, str, str] | None:
         """(status, message, code), or None."""
@@ -96,9 +101,20 @@ class Guard:
         length = headers.get(b"content-length", b"0")
         if not length.isdigit():
             return 400, "Content-Length is not a number", "bad_length"
-        if int(length) > self.max_body_bytes:
-            return 413, f"body larger than {self.max_body_bytes} bytes", "body_too_large"
+        if int(length) > self._limit(scope):
+            return 413, f"body larger than {self._limit(scope)} bytes", "body_too_large"
         return None
+
+    def _limit(self, scope: Scope) -> int:
+        """Most bytes of a body; files go to disk and may be larger, their routes count exactly."""
+        if self.max_file_bytes is None or scope["method"] != "POST":
+            return self.max_body_bytes
+        path = scope["path"]
+        if path == "/v1/files":
+            return self.max_file_bytes + FORM_BYTES
+        if path.startswith("/v1/uploads/") and path.endswith("/parts"):
+            return MAX_PART_BYTES + FORM_BYTES
+        return self.max_body_bytes
 
     def _is_own(self, origin: str) -> bool:
         scheme, mark, rest = origin.partition("://")

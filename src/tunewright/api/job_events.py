@@ -1,7 +1,7 @@
 """/v1/fine_tuning/jobs/{id}/events: a page, or a stream that goes on while the job does.
 
-Streams do not ask the database each for itself: one task looks for what is new and wakes those whose
-job it concerns. A client that comes back with Last-Event-ID gets what it missed.
+Streams do not ask the database each for itself: one task looks for what is new and wakes those
+whose job it concerns. A client that comes back with Last-Event-ID gets what it missed.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from tunewright.api.paging import asked, home_of, listing
 from tunewright.api.state import state_of
 from tunewright.api.tuning import JOBS, job_of
 from tunewright.database.engine import Database
-from tunewright.database.tables import EVENTS, JOBS as JOB_TABLE
+from tunewright.database.tables import EVENTS
+from tunewright.database.tables import JOBS as JOB_TABLE
 from tunewright.jobs import board
 from tunewright.jobs.paging import Record
 
@@ -85,7 +86,7 @@ async def list_events(
     limit: Annotated[int, Query(ge=1, le=1000)] = 20,
     stream: bool = False,
 ) -> Response:
-    """Events of a job, the newest first; with stream=true as server-sent events, the oldest first."""
+    """Events of a job, the newest first; stream=true: server-sent events, the oldest first."""
     job = await job_of(http, job_id)
     database = home_of(http).database
     if stream:

@@ -104,7 +104,9 @@ async def read_form(
         await _pour(form, sink)
     except TooLarge as error:
         await _drain(http)
-        raise ApiError(413, f"{file_field}: {error}", param=file_field, code="file_too_large") from None
+        raise ApiError(
+            413, f"{file_field}: {error}", param=file_field, code="file_too_large"
+        ) from None
     except MultipartParseError as error:
         raise ApiError(400, f"not a well-formed form: {error}") from None
     except ClientDisconnect:

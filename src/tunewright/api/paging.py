@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from fastapi import Request as HttpRequest
 
+from tunewright.api.census import caller_of
 from tunewright.api.errors import ApiError
 from tunewright.api.state import state_of
 from tunewright.jobs.home import Home
@@ -24,9 +25,9 @@ def home_of(http: HttpRequest) -> Home:
     return home
 
 
-def owner_of(http: HttpRequest) -> str:
-    """Whose things a request may see: "" as long as keys have no owners."""
-    return str(getattr(http.state, "owner", ""))
+def owner_of(http: HttpRequest) -> str | None:
+    """Whose things a request may see; None sees all."""
+    return caller_of(http).owner
 
 
 async def asked(what: str, name: str, call: Callable[..., T], *args: Any, **options: Any) -> T:

@@ -12,6 +12,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from tunewright.api.errors import no_such_model
 from tunewright.hosting import EmbeddingModel, Hosting, LabelModel, TextModel
+from tunewright.jobs.home import Home
+from tunewright.jobs.offered import offer
 from tunewright.releases.live import LiveReleases
 
 ANSWERED_BY = "tunewright.release"
@@ -38,6 +40,8 @@ class State:
     hosting: Hosting
     deadline_s: float = 600.0
     releases: LiveReleases | None = None
+    home: Home | None = None
+    watcher: Any = None
     registry: CollectorRegistry = field(default_factory=CollectorRegistry)
     started_at: float = field(default_factory=time.time)
 
@@ -75,6 +79,8 @@ class State:
         that a repeated request finds the same version.
         """
         chosen = body.model
+        if self.home is not None and chosen not in self.hosting.models:
+            offer(self.hosting, self.home, chosen)
         if self.releases is not None and body.model in self.releases.routes:
             extra = body.model_extra or {}
             who = extra.get("user") or extra.get("safety_identifier") or body.model_dump_json()

@@ -6,7 +6,6 @@ import asyncio
 import hashlib
 import re
 import secrets
-import time
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
@@ -15,6 +14,7 @@ from fastapi import Request as HttpRequest
 from fastapi.responses import FileResponse, JSONResponse, Response
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from tunewright.api.census import caller_of
 from tunewright.api.errors import ApiError
 from tunewright.api.paging import asked, home_of, listing, owner_of
 from tunewright.jobs import board
@@ -40,9 +40,9 @@ class Hyperparameters(BaseModel):
 
     n_epochs: Auto | Annotated[int, Field(ge=1, le=50)] = "auto"
     batch_size: Auto | Annotated[int, Field(ge=1, le=256)] = "auto"
-    learning_rate_multiplier: (
-        Auto | Annotated[float, Field(gt=0, le=1e4, allow_inf_nan=False)]
-    ) = "auto"
+    learning_rate_multiplier: Auto | Annotated[float, Field(gt=0, le=1e4, allow_inf_nan=False)] = (
+        "auto"
+    )
 
 
 class DpoHyperparameters(Hyperparameters):
@@ -131,15 +131,15 @@ async def create_job(body: JobBody, http: HttpRequest) -> Response:
         raise ApiError(400, "Idempotency-Key: give 1 to 255 characters")
     retries = http.headers.get("x-stainless-retry-count", "0")
     request = Request(
-        owner, f"POST {JOBS}", hashlib.sha256(await http.body()).hexdigest(), key,
+        caller_of(http).id, f"POST {JOBS}", hashlib.sha256(await http.body()).hexdigest(), key,
         is_retry=retries.isdigit() and int(retries[:6]) > 0,
     )  # fmt: skip
-    job = await asyncio.to_thread(_create, home, body, request)
+    job = await asyncio.to_thread(_create, home, body, request, owner)
     return JSONResponse(show_job(job))
 
 
-def _create(home: Home, body: JobBody, request: Request) -> Record:
-    wish = _wish(home, body, request.owner)
+def _create(home: Home, body: JobBody, request: Request, owner: str | None) -> Record:
+    wish = _wish(home, body, owner)
     try:
         with home.database.writing() as connection:
             job_id = find_earlier(home.database, connection, request)
@@ -151,7 +151,7 @@ def _create(home: Home, body: JobBody, request: Request) -> Record:
     return board.get_job(home.database, job_id)
 
 
-def _wish(home: Home, body: JobBody, owner: str) -> board.Wish:
+def _wish(home: Home, body: JobBody, owner: str | None) -> board.Wish:
     """The job that is meant. Raises ApiError naming the field that cannot be."""
     method, chosen = _method(body)
     _check_file(home, "training_file", body.training_file, owner)
@@ -173,7 +173,7 @@ def _wish(home: Home, body: JobBody, owner: str) -> board.Wish:
         integrations=[item.model_dump() for item in body.integrations or ()] or None,
         organization=home.settings.organization,
         priority=body.priority,
-        owner=owner,
+        owner=owner or "",
     )
 
 
@@ -196,7 +196,7 @@ def _method(body: JobBody) -> tuple[str, Hyperparameters]:
     return given.type, kind.model_validate({} if chosen is None else chosen.model_dump())
 
 
-def _base(home: Home, model: str, owner: str) -> str:
+def _base(home: Home, model: str, owner: str | None) -> str:
     """The local base, or the tuned model to go on from."""
     if model.startswith("ft:"):
         try:
@@ -205,9 +205,7 @@ def _base(home: Home, model: str, owner: str) -> str:
             text = f"The model `{model}` does not exist or you do not have access to it."
             raise ApiError(404, text, param="model", code="model_not_found") from None
     base = home.settings.base_of(model)
-    how = (
-        f"start the server with --base {model}=FOLDER, or name it under models: in settings.yaml"
-    )
+    how = f"start the server with --base {model}=FOLDER, or name it under models: in settings.yaml"
     if base is None:
         text = f"model: no local base stands for {model!r}; {how}"
         raise ApiError(400, text, param="model", code="model_not_available")
@@ -220,11 +218,13 @@ def _base(home: Home, model: str, owner: str) -> str:
     return base
 
 
-def _check_file(home: Home, param: str, file_id: str, owner: str) -> None:
+def _check_file(home: Home, param: str, file_id: str, owner: str | None) -> None:
     try:
         row = get_file(home.database, file_id, owner=owner)
     except KeyError:
-        raise ApiError(400, f"invalid {param}: {file_id}", param=param, code="file_not_found") from None
+        raise ApiError(
+            400, f"invalid {param}: {file_id}", param=param, code="file_not_found"
+        ) from None
     if row["purpose"] != "fine-tune":
         text = f"{param}: {file_id} has purpose {row['purpose']}; upload it with fine-tune"
         raise ApiError(400, text, param=param)
@@ -382,5 +382,3 @@ def _show_checkpoint(row: Record) -> dict[str, Any]:
         "step_number": row["step"],
         "metrics": row["metrics"],
     }
-
-

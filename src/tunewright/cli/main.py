@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from tunewright.cli import keys, release
+from tunewright.cli import jobs, keys, release
 from tunewright.cli.benefit import benefit
 from tunewright.cli.chat import chat
 from tunewright.cli.check import check
@@ -98,6 +98,7 @@ def _make_app() -> typer.Typer:
     for command in COMMANDS:
         made.command(command.__name__.rstrip("_"))(command)
     made.add_typer(release.make_group(), name="release")
+    made.add_typer(jobs.make_group(), name="jobs")
     made.add_typer(keys.make_group(), name="keys")
     return made
 

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tunewright.cli.options import AsJson, Server, open_server
+from tunewright.cli.options import AsJson, Server
 from tunewright.cli.output import Answer
 from tunewright.errors import UserError
 
 if TYPE_CHECKING:
     import socket
 
+    from tunewright.api.guard import App
+    from tunewright.settings import ServerFolder
+
+SHUTDOWN_S = 5
+"""What streams get to end by themselves."""
 KEY = "TUNEWRIGHT_API_KEY"
 
 
@@ -45,17 +51,29 @@ def serve(
     engine: Annotated[
         str, typer.Option(metavar="here|vllm", help="What computes text answers.")
     ] = "here",
+    base: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=BASE",
+            help="A local base behind a name that clients tune, gpt-4o-mini*=DIR; repeatable.",
+        ),
+    ] = None,
+    worker: Annotated[
+        bool, typer.Option("--worker/--no-worker", help="Also train the jobs that come in.")
+    ] = True,
     server: Server = None,
     as_json: AsJson = False,
 ) -> Answer:
     """Answer chat, completion, embedding and classification requests as OpenAI's API does.
 
-    Adapters of one base share it in memory and are mixed in one batch. The same address shows a
-    dashboard in a browser. Listens on loopback; for other addresses make a key first
-    (tunewright keys create, or TUNEWRIGHT_API_KEY), which clients then send as their API key.
+    Also takes files and fine-tuning jobs and trains them (docs/tuning-api.md). Adapters of one base
+    share it in memory and are mixed in one batch. The same address shows a dashboard in a browser.
+    Listens on loopback; for other addresses make a key first (tunewright keys create, or
+    TUNEWRIGHT_API_KEY), which clients then send as their API key.
 
     Example:
       tunewright serve runs/tickets
+      tunewright serve --base "gpt-4o-mini*=models/my-llama"
       OPENAI_BASE_URL=http://127.0.0.1:8000/v1 python my_client.py
 
     Exit status:
@@ -63,11 +81,14 @@ def serve(
       2 a model cannot be served, or the port is taken
       4 our own fault
     """
+    # Long because options and their help stand in the signature.
     from tunewright.access import KeyRing
     from tunewright.api.guard import LOOPBACK, check_binding
+    from tunewright.jobs.home import open_home
 
     keys = [key for key in os.environ.get(KEY, "").split(",") if key]
-    database = open_server(server)
+    home = open_home(server, _bases(base))
+    database = home.database
     check_binding(host, KeyRing(keys, database))
     _check_engine(engine)
     sources = list(models or _runs_here())
@@ -83,17 +104,40 @@ def serve(
     print(f"serving {', '.join(hosting.models) or 'no model yet'}", file=sys.stderr)
     print(f"dashboard: {address}/", file=sys.stderr)
     print(f"OPENAI_BASE_URL={address}/v1", file=sys.stderr, flush=True)
-    import uvicorn
-
     from tunewright.api.app import make_app
 
     app = make_app(
         hosting, keys=keys, hosts={*LOOPBACK, host, *(allow_host or ())}, deadline_s=deadline_s,
-        database=database, runs=_folders_of_runs(sources),
+        database=database, runs=_folders_of_runs(sources), home=home,
     )  # fmt: skip
-    config = uvicorn.Config(app, log_level="warning", access_log=False, server_header=False)
-    uvicorn.Server(config).run(sockets=[listener])
+    _run(app, listener, home.folder if worker else None)
     return Answer({"stopped": True, "address": f"{address}/v1"}, lambda console: None)
+
+
+def _run(app: App, listener: socket.socket, works_in: ServerFolder | None) -> None:
+    """Answer until stopped; works_in: where a worker of the server's own trains jobs."""
+    import uvicorn
+
+    from tunewright.jobs.work import keep_worker
+
+    config = uvicorn.Config(
+        app, log_level="warning", access_log=False, server_header=False,
+        timeout_graceful_shutdown=SHUTDOWN_S,
+    )  # fmt: skip
+    with keep_worker(works_in) if works_in else nullcontext():
+        uvicorn.Server(config).run(sockets=[listener])
+
+
+def _bases(given: list[str] | None) -> dict[str, str]:
+    """Names to local bases. Raises UserError."""
+    pairs = {}
+    for text in given or ():
+        name, mark, base = text.partition("=")
+        if not (name and mark and base):
+            raise UserError(f"--base {text}: give NAME=BASE, such as gpt-4o-mini*=models/llama")
+        path = Path(base).expanduser()
+        pairs[name] = str(path.resolve()) if path.exists() else base
+    return pairs
 
 
 def _check_engine(engine: str) -> None:
@@ -114,6 +158,7 @@ def _listen(host: str, port: int) -> tuple[socket.socket, str]:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))
+        listener.listen(2048)  # who is told the address now is answered once all is loaded
     except OSError as error:
         raise UserError(
             f"--host {host} --port {port}: cannot listen there ({error.strerror}); give another "

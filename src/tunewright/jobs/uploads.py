@@ -95,14 +95,16 @@ def complete(
     md5: str | None = None,
     owner: str | None = None,
 ) -> Record:
-    """Join the parts to a file; returns the upload with its file_id. Raises KeyError, UploadError."""
+    """Join the parts to a file; the upload has its file_id. Raises KeyError, UploadError."""
     upload = get(database, upload_id, owner=owner, open=True)
     with database.reading() as connection:
         query = select(UPLOAD_PARTS).where(UPLOAD_PARTS.c.upload_id == upload_id)
         parts = {row["id"]: row for row in connection.execute(query).mappings()}
     strangers = [part for part in part_ids if part not in parts]
     if strangers or len(set(part_ids)) != len(part_ids):
-        raise UploadError(f"part_ids: {(strangers or part_ids)[0][:64]!r} is no part, or named twice.")
+        raise UploadError(
+            f"part_ids: {(strangers or part_ids)[0][:64]!r} is no part, or named twice."
+        )
     size = sum(parts[part]["bytes"] for part in part_ids)
     if size != upload["bytes"]:
         raise UploadError(f"The parts have {size} bytes, not the {upload['bytes']} announced.")
