@@ -9,8 +9,10 @@ from __future__ import annotations
 import difflib
 import io
 from collections.abc import Iterable, Mapping
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn, Self, get_args, get_origin
+from urllib.parse import urlsplit
 
 from pydantic import ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_core import PydanticCustomError
@@ -84,6 +86,40 @@ Share = Annotated[float, Field(ge=0.0, lt=1.0)]
 def is_url(name: str | None) -> bool:
     """True for the address of a server."""
     return bool(name) and str(name).startswith(("http://", "https://"))
+
+
+PROVIDERS = ("here", "openai")
+TAKEN_SYSTEMS = frozenset(
+    {
+        "tuned", "base", "few_shot", "majority", "mean", "tfidf_linear", "nearest_neighbour",
+        "linear_probe", "boosted_trees", "from_scratch", "shorter", "longer",
+    }
+)  # fmt: skip
+
+
+def check_provider(value: str) -> str:
+    """The name of a provider as it is, a URL without its last slash. Raises ValueError."""
+    if value in PROVIDERS:
+        return value
+    scheme, _, rest = value.partition("://")
+    if scheme not in ("http", "https") or not rest.strip("/"):
+        near = difflib.get_close_matches(value, PROVIDERS, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"use {', '.join(PROVIDERS)} or a URL"
+        raise ValueError(hint)
+    if "@" in rest.partition("/")[0]:
+        raise ValueError("leave the key out of the URL; it belongs into the environment")
+    if scheme == "http" and not is_loopback(value):
+        raise ValueError("use https; a key must not travel in the clear")
+    return value.rstrip("/")
+
+
+def is_loopback(url: str) -> bool:
+    """True for a URL of this machine."""
+    try:
+        host = urlsplit(url).hostname or ""
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 class Section(Options):
@@ -360,6 +396,33 @@ class TrainingSection(Section):
         return {True: "on", False: "off"}.get(value, value) if isinstance(value, bool) else value
 
 
+class BesideSection(Section):
+    """One more system to be judged on the same test rows: another run's, or a hosted model."""
+
+    run: str | None = None
+    """A finished run folder of the same data: its answers are taken over."""
+    system: str = "tuned"
+    """Whose answers of that run."""
+    provider: str | None = None
+    """openai, google or a URL: where the model below is asked."""
+    model: str | None = None
+    """A hosted model, asked with the task's own prompt."""
+    num_few_shot: int = Field(default=0, ge=0, le=64)
+    """Training rows put before every question."""
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if (self.run is None) == (self.model is None):
+            raise ValueError("give run, or provider and model")
+        if self.model is not None and self.provider is None:
+            raise ValueError("give the provider of the model: openai, google or a URL")
+        if self.provider is not None:
+            check_provider(self.provider)
+            if self.provider == "here":
+                raise ValueError("a model here is compared as a run of its own: give run")
+        return self
+
+
 class EvaluationSection(Section):
     """How the result is judged."""
 
@@ -373,6 +436,39 @@ class EvaluationSection(Section):
     """Examples put into the prompt of the few-shot baseline."""
     max_rows: int | None = Field(default=None, ge=1)
     """Judge on at most this many test rows, chosen by content hash."""
+    beside: dict[str, BesideSection] = Field(default_factory=dict)
+    """Other systems for the same report, by a name of yours: a run, or a hosted model, prompted."""
+
+    @field_validator("beside")
+    @classmethod
+    def _names_of_their_own(cls, beside: dict[str, BesideSection]) -> dict[str, BesideSection]:
+        for name in beside:
+            if name in TAKEN_SYSTEMS or not name.replace("_", "").replace("-", "").isalnum():
+                raise ValueError(f"{name} cannot be a system's name; take letters and digits")
+        return beside
+
+
+class HostedSection(Section):
+    """Tuning elsewhere: what only a hosted provider knows. Keys come from the environment."""
+
+    suffix: Annotated[str, Field(min_length=1, max_length=64)] | None = None
+    """Part of the tuned model's name there."""
+    learning_rate_multiplier: Annotated[float, Field(gt=0)] | Auto = "auto"
+    """OpenAI, Google: factor on the provider's own learning rate."""
+    project: str | None = None
+    """Google: the project; null: GOOGLE_CLOUD_PROJECT."""
+    location: str | None = None
+    """Google: the region, us-central1; null: GOOGLE_CLOUD_LOCATION."""
+    bucket: str | None = None
+    """Google: the storage bucket that the rows go to, gs://NAME/FOLDER."""
+    poll_s: float = Field(default=15.0, gt=0, le=3600)
+    """Seconds between two looks at the job."""
+    patience_s: float = Field(default=900.0, ge=0)
+    """Seconds that a busy or silent provider is waited for; then the run ends, resumable."""
+    cancel_on_interrupt: bool = False
+    """Ctrl-C also cancels the job there; else it goes on, and --resume follows it again."""
+    num_parallel: int = Field(default=8, ge=1, le=64)
+    """Questions under way at once during evaluation."""
 
 
 class BudgetSection(Section):
@@ -532,7 +628,7 @@ class Recipe(Section):
     """How it is learned: from answers, from better and worse ones (chosen, rejected), or from
     a larger model (distill). See docs/objectives.md."""
     provider: str = "here"
-    """Who trains: here."""
+    """Who trains: here, openai, google, or the URL of an OpenAI-compatible server."""
     base_model: Annotated[str, Field(min_length=1)] = "embedded:minilm"
     """Hub id, folder, or embedded:NAME; a list of them is for `choose`."""
     candidates: tuple[str, ...] = ()
@@ -548,6 +644,7 @@ class Recipe(Section):
     distill: DistillSection = DistillSection()
     training: TrainingSection = TrainingSection()
     evaluation: EvaluationSection = EvaluationSection()
+    hosted: HostedSection = HostedSection()
     budget: BudgetSection = BudgetSection()
     business: BusinessSection = BusinessSection()
     search: SearchSection | None = None
@@ -600,9 +697,7 @@ class Recipe(Section):
     @field_validator("provider")
     @classmethod
     def _known_provider(cls, value: str) -> str:
-        if value != "here":
-            raise ValueError("only 'here' trains in this version")
-        return value
+        return check_provider(value)
 
 
 def read_recipe(path: Path, overrides: Iterable[str] = ()) -> Recipe:

@@ -7,7 +7,8 @@ The class decides the exit status; the message is one line: place, value, remedy
     │   ├── RecipeError           a key or value of a recipe
     │   ├── DataError             a file, row or column
     │   ├── ModelError            a base model, adapter or tokenizer
-    │   └── RunError              a run folder: missing, taken, unwritable
+    │   ├── RunError              a run folder: missing, taken, unwritable
+    │   └── ProviderError         who trains elsewhere says no: key, quota, a bad row
     ├── Refusal                1  the answer is "no": unfit data, will not fit, gate closed
     └── Interrupted            3  stopped, and resumable
         └── DiskFull           3  a disk filled during training
@@ -40,6 +41,10 @@ class ModelError(UserError):
 
 class RunError(UserError):
     """A run folder is missing, taken or not writable."""
+
+
+class ProviderError(UserError):
+    """A hosted provider refuses: the key, the quota, a model, a row."""
 
 
 class Refusal(TunewrightError):

@@ -36,6 +36,8 @@ from tunewright.evaluate.details import make_details
 from tunewright.evaluate.saved import read_predictions, save_predictions
 from tunewright.evaluate.score import score
 from tunewright.evaluate.verdict import judge
+from tunewright.hosted_cost import Consent
+from tunewright.hosted_rivals import answer_beside, price_beside
 from tunewright.journal import Journal, open_tracker, silence
 from tunewright.learning import check_preferences, objective_of, with_references
 from tunewright.metrics.table import check_metrics, find_metric, lacks, metrics_for
@@ -103,10 +105,13 @@ def train(
     *,
     resume: bool = False,
     ranks: Ranks = ALONE,
+    consent: Consent | None = None,
 ) -> Report:
     """Tune a model by a recipe; leaves the run folder of DESIGN.md section 4 and its report.
 
     ranks: those that train together; this is what rank 0 does, the others call `assist`.
+    consent: asked before a hosted model under evaluation.beside costs money.
+
     Raises UserError for what the user can mend, Refusal when it will not fit, Interrupted when
     stopped; each leaves the folder resumable.
     """
@@ -115,7 +120,7 @@ def train(
     if resume:
         journal.recall()
     with owning_run(folder):
-        return _train(recipe, folder, journal, resume, ranks)
+        return _train(recipe, folder, journal, resume, ranks, consent)
 
 
 def assist(ranks: Ranks) -> None:
@@ -131,29 +136,35 @@ def assist(ranks: Ranks) -> None:
 
 
 def _train(
-    recipe: Recipe, folder: RunFolder, journal: Journal, resume: bool, ranks: Ranks
+    recipe: Recipe,
+    folder: RunFolder,
+    journal: Journal,
+    resume: bool,
+    ranks: Ranks,
+    consent: Consent | None,
 ) -> Report:
     started, baseline = time.time(), resident_memory(torch.device("cpu"))
     energy = read_energy_j()
-    recipe, before_s = _begin(folder, recipe, resume, started)
+    recipe, before_s = begin_run(folder, recipe, resume, started)
     if resume and folder.report_json.exists():
         journal.say(f"{folder.path}: finished already; nothing left to do")
         ranks.tell({})
         ranks.leave()
         return read_report(folder.report_json)
 
-    setup = _with_earlier_reasons(_prepare(recipe, folder, journal, resume), folder)
+    setup = _prepare(recipe, folder, journal, resume, consent)
+    setup = _with_earlier_reasons(setup, folder)
     setup = replace(
         setup,
         baseline_memory_bytes=baseline if setup.device.type == "cpu" else 0,
         energy_start_j=None if resume else energy,
     )
-    _note(folder, stage="training", derived=setup.derived)
+    note_state(folder, stage="training", derived=setup.derived)
     write_atomic(folder.recipe, dump_recipe(setup.recipe, setup.derived))
     ranks.tell({"recipe": dump_recipe(setup.recipe), "folder": str(folder.path), "resume": resume})
     fitted = _train_model(setup, folder, journal, resume, ranks)
 
-    _note(folder, stage="evaluating")
+    note_state(folder, stage="evaluating")
     predictions = _answer(setup, folder, journal)
     metrics = choose_metrics(setup.recipe, setup.prepared)
     results = _score(predictions, metrics, setup, journal)
@@ -161,11 +172,13 @@ def _train(
     seconds = before_s + time.time() - started
     report = _report(setup, folder, fitted, predictions, results, comparisons, metrics, seconds)
     write_report(folder, replace(report, details={**report.details, "warnings": journal.warnings}))
-    _note(folder, stage="finished")
+    note_state(folder, stage="finished")
     return report
 
 
-def _prepare(recipe: Recipe, folder: RunFolder, journal: Journal, resume: bool) -> Setup:
+def _prepare(
+    recipe: Recipe, folder: RunFolder, journal: Journal, resume: bool, consent: Consent | None
+) -> Setup:
     """Everything before the first step. A run that fails here leaves its folder as it was."""
     try:
         if recipe.candidates:
@@ -179,6 +192,8 @@ def _prepare(recipe: Recipe, folder: RunFolder, journal: Journal, resume: bool) 
         prepared = with_teacher(recipe, prepared, folder, journal)
         check_preferences(recipe, prepared)
         choose_metrics(recipe, prepared)  # a wrong name is told before a weight is loaded
+        if recipe.evaluation.beside and not resume:
+            price_beside(recipe, prepared, journal, consent, None)
         setup = make_setup(recipe, prepared, journal)
         return replace(setup, distributions=learns_from_logits(recipe))
     except (UserError, Refusal):
@@ -212,7 +227,9 @@ def choose_metrics(recipe: Recipe, prepared: Prepared) -> tuple[str, ...]:
     return tuple(recipe.evaluation.metrics)
 
 
-def _begin(folder: RunFolder, recipe: Recipe, resume: bool, started: float) -> tuple[Recipe, float]:
+def begin_run(
+    folder: RunFolder, recipe: Recipe, resume: bool, started: float
+) -> tuple[Recipe, float]:
     """Write down what was asked for; on resume, check that it is the same and use what was derived.
 
     Returns the recipe to run and the seconds that earlier attempts took.
@@ -234,13 +251,14 @@ def _begin(folder: RunFolder, recipe: Recipe, resume: bool, started: float) -> t
             f"{folder.path}: the recipe is not the one this run began with; "
             "give another --run-dir, or the recipe as it was"
         )
-    _note(folder, pid=os.getpid(), host=socket.gethostname())
+    note_state(folder, pid=os.getpid(), host=socket.gethostname())
     steps = read_jsonl(folder.steps)
     before_s = float(steps[-1]["seconds"]) if steps else 0.0
     return saved, before_s
 
 
-def _note(folder: RunFolder, **values: Any) -> None:
+def note_state(folder: RunFolder, **values: Any) -> None:
+    """Write something down in state.json."""
     write_json(folder.state, {**read_json(folder.state), **values})
 
 
@@ -376,10 +394,11 @@ def _answer(setup: Setup, folder: RunFolder, journal: Journal) -> dict[str, list
     predictions = {
         "tuned": _ask_tuned(setup, folder, journal),
         **answer_with_rivals(setup, test, journal),
+        **answer_beside(setup.recipe, setup.prepared, test, folder, journal),
     }
     if setup.recipe.objective == "distill":
         predictions["teacher"] = ask_teacher(setup.recipe, test, folder, journal)
-    _note(folder, failed_rivals=[system for system, rows in predictions.items() if not rows])
+    note_state(folder, failed_rivals=[system for system, rows in predictions.items() if not rows])
     save_predictions(folder.predictions, [p for rows in predictions.values() for p in rows])
     # What was written is what is judged, so that a run resumed after this point scores the same.
     return _saved_answers(folder)

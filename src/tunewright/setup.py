@@ -188,6 +188,11 @@ class Tuning:
 
 def make_setup(recipe: Recipe, prepared: Prepared, journal: Journal) -> Setup:
     """Settle every "auto", say why, and check that the run fits. Raises Refusal, ModelError."""
+    if recipe.provider != "here":
+        raise RecipeError(
+            f"provider is {recipe.provider}; only `train` and `plan` go there, this trains here: "
+            "--set provider=here and a base_model that can be loaded"
+        )
     training = recipe.training
     device = pick_device(training.device)
     threads, threads_reason = choose_threads(training.num_threads)

@@ -101,6 +101,21 @@ class RunFolder:
         return self.path / "watch"
 
     @property
+    def job(self) -> Path:
+        """Of a run that is trained elsewhere: the job there, its files, key and forecast."""
+        return self.path / "job.json"
+
+    @property
+    def upload(self) -> Path:
+        """What was sent to a provider: train.jsonl, validation.jsonl."""
+        return self.path / "upload"
+
+    @property
+    def answers(self) -> Path:
+        """Answers of hosted models as they come, so that none is paid for twice."""
+        return self.path / "answers.jsonl"
+
+    @property
     def state(self) -> Path:
         """Stage reached, start time, tunewright version, process id: for `runs` and `--resume`."""
         return self.path / "state.json"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -45,6 +44,7 @@ def benefit(
     """
     from datetime import UTC, datetime
 
+    from tunewright.cli.spending import ask_price
     from tunewright.prices import read_prices
     from tunewright.report.benefit import make_benefit_page
     from tunewright.store import RunFolder, to_plain, write_atomic
@@ -52,7 +52,7 @@ def benefit(
 
     folder = RunFolder(existing_run(run))
     today = datetime.now(UTC).date()
-    asks = _ask if sys.stdin.isatty() and not as_json else None
+    asks = ask_price(as_json)
     own = read_prices(prices, today) if prices else None
     worth, recipe = weigh_run(folder, overrides or (), prices=own, today=today, ask=asks)
     document = to_plain(worth_document(worth))
@@ -63,22 +63,6 @@ def benefit(
     document["page"] = str(place)
     status = 1 if worth.decision.word == "STOP" else 0
     return Answer(document, lambda console: _print(document, console), exit_status=status)
-
-
-def _ask(name: str, problem: str) -> float | None:
-    """A price from the person at the terminal; None for an empty line."""
-    typer.echo(problem, err=True)
-    while True:
-        said = typer.prompt(f"{name} in USD (empty to stop)", default="", err=True).strip()
-        if not said:
-            return None
-        try:
-            value = float(said.removeprefix("$"))
-        except ValueError:
-            value = -1.0
-        if value >= 0:
-            return value
-        typer.echo("a number of dollars, please", err=True)
 
 
 def _print(document: dict[str, Any], console: Console) -> None:

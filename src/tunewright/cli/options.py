@@ -34,6 +34,9 @@ Server = Annotated[
         "--server", metavar="DIR", help="The server's folder; default TUNEWRIGHT_SERVER or server/."
     ),
 ]
+Yes = Annotated[
+    bool, typer.Option("--yes", "-y", help="Agree to what a hosted provider will cost.")
+]
 Gate = Annotated[bool, typer.Option("--gate", help="Exit 1 unless the verdict is `ship`.")]
 
 

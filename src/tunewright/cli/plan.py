@@ -63,6 +63,7 @@ def plan(
     """
     from datetime import UTC, datetime
 
+    from tunewright.cli.spending import ask_price
     from tunewright.config import read_recipe
     from tunewright.journal import ConsoleJournal
     from tunewright.planning import (
@@ -79,6 +80,8 @@ def plan(
     today = datetime.now(UTC).date()
     named = prices or (Path(asked.business.prices) if asked.business.prices else None)
     known_prices = read_prices(named, today)
+    if asked.provider != "here":
+        return _plan_hosted(asked, ask_price(as_json), prices)
     journal = ConsoleJournal()
     here = is_here(device)
     place, room = this_machine(asked) if here else named_device(device, asked)
@@ -100,6 +103,42 @@ def plan(
         lambda console: _print_plan(made, worth, console),
         exit_status=1 if made.verdict == "NO" else 0,
     )
+
+
+def _plan_hosted(asked: Recipe, ask: Any, prices: Path | None) -> Answer:
+    """What a hosted run will cost, every row checked by the provider's rules; nothing is sent."""
+    from tunewright.config import with_values
+    from tunewright.figures import show_usd
+    from tunewright.hosted import forecast_run
+    from tunewright.hosted_cost import forecast_document
+    from tunewright.journal import ConsoleJournal
+
+    if prices is not None:
+        asked = with_values(asked, {"business.prices": str(prices)})
+    journal = ConsoleJournal()
+    made, worth = forecast_run(asked, journal, ask=ask)
+    limit = asked.budget.usd
+    over = limit is not None and made.high_usd > limit
+    document = {
+        "verdict": "NO" if over else "FIT", "provider": asked.provider, "model": asked.base_model,
+        **forecast_document(made), "benefit": worth,
+    }  # fmt: skip
+
+    def show(console: Console) -> None:
+        sign, colour = SIGNS[str(document["verdict"])]
+        console.print(f"[bold reverse {colour}] {sign} {document['verdict']} [/]")
+        rows = [
+            ("tuning", f"{made.num_rows:,} rows x {made.num_epochs} passes, about "
+                       f"{made.train_tokens:,} tokens: {show_usd(made.train_usd)}"),
+            ("judging", f"about {made.ask_tokens:,} tokens: {show_usd(made.ask_usd)}"),
+            ("together", f"{show_usd(made.usd)}, at most {show_usd(made.high_usd)}"),
+            ("budget.usd", "not set" if limit is None else show_usd(limit)),
+        ]  # fmt: skip
+        _print_rows(f"{asked.base_model} at {asked.provider}", rows, console)
+        for text in (*(worth or {}).get("because", ()), *made.sources, *made.warnings):
+            console.print(f"  {text}", markup=False, soft_wrap=True)
+
+    return Answer(document, show, exit_status=1 if over else 0)
 
 
 def _outlook(made: Plan, asked: Recipe, prices: Prices, today: date) -> dict[str, Any] | None:

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tunewright.cli.options import AsJson, Gate, Overrides, Resume, RunDir
+from tunewright.cli.options import AsJson, Gate, Overrides, Resume, RunDir, Yes
 from tunewright.cli.output import Answer
+from tunewright.cli.spending import ask_price, make_consent
 from tunewright.cli.verdict import answer_with_report, naming_the_way_back
 from tunewright.errors import RecipeError, RunError
 
@@ -18,7 +19,9 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from tunewright.config import Recipe
+    from tunewright.hosted_cost import Consent
     from tunewright.records import Report
+    from tunewright.worth import Ask
 
 DATA_SUFFIXES = frozenset(
     {".csv", ".tsv", ".json", ".jsonl", ".parquet", ".arrow", ".txt", ".feather"}
@@ -53,9 +56,16 @@ def train(
         str,
         typer.Option("--remote-shell", metavar="COMMAND", help="How to start a command on a host."),
     ] = "ssh {host}",
+    yes: Yes = False,
+    cancel: Annotated[
+        bool, typer.Option("--cancel", help="Stop the job of --run-dir at its provider; then end.")
+    ] = False,
     as_json: AsJson = False,
 ) -> Answer:
     """Tune a model by a recipe and report whether it helped.
+
+    With `provider: openai`, google or a URL it is tuned there, on rows that were checked and
+    priced first; money is spent within budget.usd, or after a yes.
 
     Example:
       tunewright train recipe.yaml
@@ -63,10 +73,11 @@ def train(
       tunewright train recipe.yaml --nproc 8 --hosts a=10.0.0.1,b=10.0.0.2
       tunewright train recipe.yaml --preview 3
       tunewright train recipe.yaml --run-dir runs/second --set training.seed=3
+      tunewright train hosted.yaml --yes
 
     Exit status:
       0 done, whatever the verdict
-      1 will not fit here; or --gate, and the verdict is not `ship`
+      1 will not fit here; costs more than budget.usd; or --gate, and the verdict is not `ship`
       2 a mistake in recipe, data or run folder
       3 interrupted; continue with --resume
       4 our own fault
@@ -77,12 +88,20 @@ def train(
     plan = read_recipe(recipe, overrides or ())
     if preview:
         return _preview(plan, preview)
-    place = run_dir or _run_dir_for(recipe, resume=resume)
+    place = run_dir or _run_dir_for(recipe, resume=resume or cancel)
+    if cancel:
+        return _cancel(plan, place)
+    if plan.provider != "here" and (nproc or hosts):
+        raise RecipeError("--nproc and --hosts are for training here; a provider has its own")
     same = [str(recipe), "--run-dir", str(place), *(f"--set={text}" for text in overrides or ())]
     again = ["tunewright", "train", *same, "--resume"]
     again += [f"--nproc={nproc}"] * bool(nproc) + [f"--hosts={hosts}"] * bool(hosts)
     with naming_the_way_back(shlex.join(again), place):
-        report = _train(plan, place, same, resume, nproc, hosts, remote_shell)
+        consent, ask = make_consent(yes, as_json), ask_price(as_json)
+        if plan.provider == "here":
+            report = _train(plan, place, same, resume, nproc, hosts, remote_shell, consent)
+        else:
+            report = _train_hosted(plan, place, resume, consent, ask)
     if report is None:
         return Answer(None, lambda console: None)
     return answer_with_report(report, place, gate=gate)
@@ -96,6 +115,7 @@ def _train(
     nproc: int | None,
     hosts: str | None,
     remote_shell: str,
+    consent: Consent,
 ) -> Report | None:
     """The report; None on a rank beside the first."""
     from tunewright.cluster.rank import is_rank, train_as_rank
@@ -106,13 +126,34 @@ def _train(
     if nproc is None and hosts is None:
         from tunewright.pipeline import train
 
-        return train(plan, place, ConsoleJournal(), resume=resume)
+        return train(plan, place, ConsoleJournal(), resume=resume, consent=consent)
     from tunewright.cluster.command import train_with_ranks
 
     return train_with_ranks(
         same, place, ConsoleJournal(), resume=resume, nproc=nproc or 1, hosts=hosts,
         shell=remote_shell,
     )  # fmt: skip
+
+
+def _train_hosted(
+    plan: Recipe, place: Path, resume: bool, consent: Consent, ask: Ask | None
+) -> Report:
+    from tunewright.hosted import train_hosted
+    from tunewright.journal import ConsoleJournal
+
+    return train_hosted(plan, place, ConsoleJournal(), resume=resume, consent=consent, ask=ask)
+
+
+def _cancel(plan: Recipe, place: Path) -> Answer:
+    from tunewright.hosted import cancel_hosted
+
+    if plan.provider == "here":
+        raise RecipeError("--cancel is for jobs at a provider; a run here stops with Ctrl-C")
+    job = cancel_hosted(plan, place)
+    return Answer(
+        {"job": job.id, "phase": job.phase},
+        lambda console: console.print(f"Job {job.id}: {job.phase}", markup=False),
+    )
 
 
 def _preview(plan: Recipe, rows: int) -> Answer:
