@@ -66,6 +66,7 @@ FLOORS = (
         "spreading",
         "pipeline",
         "asking",
+        "watching",
         "lifecycle",
         "access",
         "releases",

@@ -615,6 +615,46 @@ class SearchSection(Section):
         return space
 
 
+class WatchSection(Section):
+    """How a model in use is watched."""
+
+    batch_size: int = Field(default=50, ge=10, le=10_000)
+    """Requests that are looked at together; larger: later, and surer."""
+    false_alarms: float = Field(default=0.3, gt=0.0, le=1.0)
+    """Chance of any false alarm in 500 batches that limits are set for."""
+    rules_off: tuple[str, ...] = ()
+    """Rules that stay silent (see docs/watch.md)."""
+    most_novel: float = Field(default=0.045, gt=0.0, lt=1.0)
+    """Share of unknown requests above which the accuracy estimate is called invalid."""
+    review_rows: int = Field(default=100, ge=0)
+    """Rows that an alarm sends for review, stratified by confidence."""
+    webhook: str | None = None
+    """URL to which alarms are posted as JSON."""
+
+
+class RetuneSection(Section):
+    """When and how a model is tuned again."""
+
+    retune_usd: float | None = Field(default=None, ge=0.0)
+    """What tuning again costs; null: business.train_usd and evaluation_usd."""
+    threshold: float = Field(default=1.0, gt=0.0)
+    """Tuned again when errors have cost this many times retune_usd."""
+    cooldown_hours: float = Field(default=24.0, ge=0.0)
+    """Hours between two tunings, at least."""
+    every_days: float | None = Field(default=None, gt=0.0)
+    """Also tune again after so many days."""
+    strategy: Literal["base", "continue"] = "base"
+    """base: from the base on old and new rows; continue: from the tuned weights, with replay."""
+    replay: Annotated[float, Field(ge=0.0, le=1.0)] | Auto = "auto"
+    """Old rows kept, as a share of all old rows; auto: all of them for base, 10 % for continue."""
+    model_labels: float = Field(default=0.2, ge=0.0, le=1.0)
+    """Most rows with labels made by a model, as a share of the new rows."""
+    holdout: Share = 0.2
+    """Share of the new rows that is never trained on, and judges the update."""
+    margin: float = Field(default=0.03, gt=0.0, lt=1.0)
+    """Loss on an old task that is too much for promotion."""
+
+
 class Recipe(Section):
     """A complete run. Written by `tunewright init`, read by every command."""
 
@@ -649,10 +689,17 @@ class Recipe(Section):
     business: BusinessSection = BusinessSection()
     search: SearchSection | None = None
     """What `search` may vary; null: its usual space."""
-    watch: None = None
-    """Monitoring in production; null in this version."""
-    retune: None = None
-    """Tuning again; null in this version."""
+    watch: WatchSection = WatchSection()
+    retune: RetuneSection = RetuneSection()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null_sections(cls, values: Any) -> Any:
+        """`watch: null` and `retune: null`, as earlier runs wrote them, mean the defaults."""
+        if not isinstance(values, dict):
+            return values
+        empty = [key for key in ("watch", "retune") if key in values and values[key] is None]
+        return {key: value for key, value in values.items() if key not in empty}
 
     @model_validator(mode="before")
     @classmethod

@@ -31,6 +31,7 @@ from tunewright.cli.runs import runs
 from tunewright.cli.search import search
 from tunewright.cli.serve import serve
 from tunewright.cli.train import train
+from tunewright.cli.watch import watch
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -86,6 +87,7 @@ COMMANDS: tuple[Callable[..., Answer], ...] = (
     export,
     chat,
     serve,
+    watch,
     runs,
     doctor,
 )

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from tunewright.monitor.inputs import words_of
 from tunewright.monitor.novelty import estimate_share
-from tunewright.monitor.outputs import AccuracyEstimate, estimate_accuracy
+from tunewright.monitor.outputs import MOST_NOVEL, AccuracyEstimate, estimate_accuracy
 from tunewright.monitor.profile import Lens
 from tunewright.monitor.watcher import Seen
 from tunewright.records import Request, Signal
@@ -64,14 +64,19 @@ class Alert:
 
 
 def make_alert(
-    signals: Sequence[Signal], recent: Sequence[Seen], lens: Lens, *, error_usd: float | None
+    signals: Sequence[Signal],
+    recent: Sequence[Seen],
+    lens: Lens,
+    *,
+    error_usd: float | None,
+    most_novel: float = MOST_NOVEL,
 ) -> Alert:
     """The alert of one batch. recent: batches still kept, the newest last."""
     first = min(signal.first_batch for signal in signals)
     seen = [item for item in recent if item.batch >= first] or list(recent)[-1:]
     requests = [request for item in seen for request in item.requests]
     novelty = np.concatenate([item.facts.novelty for item in seen])
-    accuracy = window_accuracy(seen, lens)
+    accuracy = window_accuracy(seen, lens, most_novel)
     usual = float(np.nanmean(lens.reference.right))
     now = accuracy.value if accuracy.valid else accuracy.least
     lost = max(0.0, usual - now) * len(requests) if math.isfinite(now) else 0.0
@@ -96,7 +101,9 @@ def make_alert(
     )
 
 
-def window_accuracy(seen: Sequence[Seen], lens: Lens) -> AccuracyEstimate:
+def window_accuracy(
+    seen: Sequence[Seen], lens: Lens, most_novel: float = MOST_NOVEL
+) -> AccuracyEstimate:
     """The accuracy of these batches without labels; see outputs.estimate_accuracy."""
     ratios = np.concatenate([item.facts.novelty for item in seen])
     confidence = np.concatenate([item.facts.confidence for item in seen])
@@ -104,7 +111,9 @@ def window_accuracy(seen: Sequence[Seen], lens: Lens) -> AccuracyEstimate:
     rows = int(np.isfinite(lens.reference.right).sum())
     # A share that its own doubt explains says nothing yet.
     surely = share.value if share.value > 2 * share.error else 0.0
-    return estimate_accuracy(confidence, ratios, novel_share=surely, num_reference=rows)
+    return estimate_accuracy(
+        confidence, ratios, novel_share=surely, num_reference=rows, most_novel=most_novel
+    )
 
 
 def find_clusters(

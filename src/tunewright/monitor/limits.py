@@ -39,7 +39,7 @@ NUM_BATCHES = 500
 NUM_STREAMS = 100
 RATE_BUDGET = 0.01
 """Expected false alarms of each rate rule in NUM_BATCHES batches; they are rare events."""
-BUDGET = 0.1
+BUDGET = 0.3
 """Share of streams of NUM_BATCHES batches without a change in which any other rule may speak."""
 FLOOD_SHARE = 0.2
 EULER = 0.5772156649

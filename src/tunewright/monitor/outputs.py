@@ -85,7 +85,7 @@ class AccuracyEstimate:
     because: str
 
 
-MOST_NOVEL = 0.06
+MOST_NOVEL = 0.045
 """Share of unknown requests above which confidence is not believed."""
 
 
