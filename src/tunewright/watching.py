@@ -53,6 +53,8 @@ from tunewright.store import RunFolder, read_json, to_plain, write_json, write_j
 
 WINDOW_ROWS = 1000
 """Requests in one estimate of accuracy."""
+QUIET_BATCHES = 20
+"""Signals within so many batches after an alarm belong to it."""
 SEED = 17
 Floats = NDArray[np.float64]
 
@@ -254,15 +256,21 @@ def watch_log(
         signals = watcher.observe(item.requests, item.facts)
         seen.levels.append(watcher.levels)
         if signals:
+            before = seen.alerts[-1] if seen.alerts else None
+            if before is not None and item.batch - before.last_batch > QUIET_BATCHES:
+                before = None
             alert = make_alert(
-                signals, list(watcher.recent), eye.lens,
-                error_usd=eye.error_usd, most_novel=eye.recipe.watch.most_novel,
+                signals, list(watcher.recent), eye.lens, error_usd=eye.error_usd,
+                most_novel=eye.recipe.watch.most_novel, open_alert=before,
             )  # fmt: skip
-            seen.alerts.append(alert)
-            if tell:
-                tell(alert)
-            if live:
-                _send(eye, alert, journal)
+            if before is not None:  # the same alarm goes on; it was told of already
+                seen.alerts[-1] = alert
+            else:
+                seen.alerts.append(alert)
+                if tell:
+                    tell(alert)
+                if live:
+                    _send(eye, alert, journal)
         window.append(item)
         everything.append(item)
         if sum(len(part.requests) for part in window) >= WINDOW_ROWS:

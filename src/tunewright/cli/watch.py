@@ -55,7 +55,7 @@ def watch(
     """
     from tunewright.journal import ConsoleJournal
     from tunewright.monitor.sinks import sentence
-    from tunewright.report_watch import make_watch_page, print_watch
+    from tunewright.report.watch import make_watch_page, print_watch
     from tunewright.store import RunFolder, write_atomic
     from tunewright.watching import alert_document, open_eye, watch_document, watch_log
 

@@ -43,7 +43,8 @@ class Cluster:
 
 @dataclass(frozen=True, slots=True)
 class Alert:
-    """One alarm. num_requests: since the change seems to have begun (first_batch).
+    """One alarm. num_requests: since the change seems to have begun (first_batch), up to the last
+    batch in which rules spoke.
 
     excess_errors: wrong answers beyond those of the reference, over those requests, as estimated;
     cost_usd: what they cost, None where nobody said what an error costs.
@@ -51,6 +52,7 @@ class Alert:
 
     batch: int
     first_batch: int
+    last_batch: int
     time_s: float
     signals: tuple[Signal, ...]
     num_requests: int
@@ -70,9 +72,19 @@ def make_alert(
     *,
     error_usd: float | None,
     most_novel: float = MOST_NOVEL,
+    open_alert: Alert | None = None,
 ) -> Alert:
-    """The alert of one batch. recent: batches still kept, the newest last."""
+    """The alert of one batch. recent: batches still kept, the newest last.
+
+    open_alert: an alarm that these signals carry on; the alert then tells of both together.
+    """
     first = min(signal.first_batch for signal in signals)
+    last = max(signal.batch for signal in signals)
+    begun = signals[0].batch
+    if open_alert is not None:
+        first, begun = min(first, open_alert.first_batch), open_alert.batch
+        said = {signal.rule: signal for signal in (*open_alert.signals, *signals)}
+        signals = tuple(said.values())
     seen = [item for item in recent if item.batch >= first] or list(recent)[-1:]
     requests = [request for item in seen for request in item.requests]
     novelty = np.concatenate([item.facts.novelty for item in seen])
@@ -86,8 +98,9 @@ def make_alert(
     shown = dict.fromkeys(row for signal in signals for row in signal.rows)
     texts = {request.id: request.input for request in requests}
     return Alert(
-        batch=signals[0].batch,
+        batch=begun,
         first_batch=first,
+        last_batch=last,
         time_s=requests[-1].time_s if requests else 0.0,
         signals=tuple(signals),
         num_requests=len(requests),

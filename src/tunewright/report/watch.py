@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
-from tunewright import charts, figures
-from tunewright.charts import Line
-from tunewright.report_shell import render_page
+from tunewright import figures
+from tunewright.report import charts
+from tunewright.report.charts import Line
+from tunewright.report.shell import render_page
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -138,6 +139,7 @@ def _alert(alert: Mapping[str, Any], number: int) -> dict[str, Any]:
         "number": number,
         "batch": alert["batch"],
         "since": alert["first_batch"],
+        "last": alert["last_batch"],
         "messages": [signal["message"] for signal in alert["signals"]],
         "accuracy": tell_accuracy(alert["accuracy"]),
         "usual": figures.known(alert["reference_accuracy"]),
@@ -176,7 +178,8 @@ def print_watch(document: Mapping[str, Any], console: Console) -> None:
 def _print_alert(alert: Mapping[str, Any], console: Console) -> None:
     from rich.text import Text
 
-    console.print(Text(f"\nbatch {alert['batch']}, since batch {alert['first_batch']}", "bold"))
+    span = f"\nbatch {alert['batch']} to {alert['last_batch']}, begun in {alert['first_batch']}"
+    console.print(Text(span, "bold"))
     lines: Sequence[str] = [
         *(signal["message"] for signal in alert["signals"]),
         "accuracy: " + tell_accuracy(alert["accuracy"]),

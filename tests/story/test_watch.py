@@ -1,0 +1,90 @@
+"""`watch` from a trained run to alarm, page and review rows; the log asks about something new."""
+
+from __future__ import annotations
+
+import json
+import random
+
+import pytest
+from tests.model_zoo import make_tiny
+
+from tunewright.cli.main import run
+
+TOPICS = {
+    "delivery": ["where is my parcel", "the parcel has not come", "when does my order arrive"],
+    "card": ["my card was refused", "the card does not work", "unblock my card please"],
+}
+NEW = ["is there a pool in the hotel", "book a table for breakfast", "do you have a sauna"]
+
+
+def rows(count: int, seed: int) -> list[tuple[str, str]]:
+    rng = random.Random(seed)
+    made = []
+    for number in range(count):
+        label = rng.choice(list(TOPICS))
+        made.append((f"{rng.choice(TOPICS[label])} {number % 900 + 100}", label))
+    return made
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("watch")
+    lines = "".join(f"{text},{label}\n" for text, label in rows(300, 1))
+    (folder / "rows.csv").write_text("text,label\n" + lines)
+    recipe = {
+        "base_model": str(make_tiny("bert", folder / "bert")),
+        "data": {"train": str(folder / "rows.csv"), "validation": 0.2, "test": 0.2},
+        "training": {"max_steps": 20, "num_threads": 1, "precision": "fp32"},
+        "evaluation": {"baselines": []},
+        "business": {"cost_per_error_usd": 2.0},
+        "watch": {"batch_size": 20},
+    }
+    (folder / "recipe.yaml").write_text(json.dumps(recipe))
+    assert run(["train", str(folder / "recipe.yaml"), "--run-dir", str(folder / "run")]) == 0
+    return folder
+
+
+@pytest.mark.slow
+def test_quiet_then_alarm(trained, capsys):
+    rng = random.Random(3)
+    calm = [{"id": f"a{n}", "time_s": n, "input": text} for n, (text, _) in enumerate(rows(200, 5))]
+    new = [{"id": f"b{n}", "time_s": 300 + n, "input": f"{rng.choice(NEW)} {n % 900 + 100}"}
+           for n in range(100)]  # fmt: skip
+    log = trained / "log.jsonl"
+    log.write_text("".join(json.dumps(line) + "\n" for line in calm))
+    capsys.readouterr()
+    assert run(["watch", str(trained / "run"), "--log", str(log), "--json", "--gate"]) == 0
+    quiet = json.loads(capsys.readouterr().out)
+    assert (quiet["answer"], quiet["num_batches"], quiet["waiting"]) == ("QUIET", 10, 0)
+    log.write_text("".join(json.dumps(line) + "\n" for line in [*calm, *new]))
+    assert run(["watch", str(trained / "run"), "--replay", str(log), "--json"]) == 0
+    assert not (trained / "run" / "watch" / "alerts.jsonl").exists()
+    capsys.readouterr()
+    assert run(["watch", str(trained / "run"), "--log", str(log), "--json", "--gate"]) == 1
+    alarm = json.loads(capsys.readouterr().out)
+    assert alarm["answer"] == "ALARM"
+    first = alarm["alerts"][0]
+    assert first["batch"] >= 10
+    assert first["cost_usd"] is not None
+    assert any(row["id"].startswith("b") for row in first["rows"])
+    assert alarm["review"]
+    page = (trained / "run" / "watch" / "watch.html").read_text()
+    assert "Alarm in batch" in page
+    assert "Content-Security-Policy" in page
+    assert run(["watch", str(trained / "run"), "--log", str(log)]) == 0
+    assert "ALARM" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_mistakes_are_told_in_one_line(trained, capsys):
+    (trained / "bad.jsonl").write_text('{"foo": 1}\n')
+    folder = str(trained / "run")
+    for words, part in (
+        (["watch", folder, "--log", str(trained / "none.jsonl")], "no such log"),
+        (["watch", folder, "--log", str(trained / "bad.jsonl")], "bad.jsonl:1"),
+        (["watch", folder, "--set", "watch.rules_off=[nope]"], "no rule nope"),
+        (["watch", folder, "--set", "watch.webhook=ftp://x"], "not a webhook"),
+    ):
+        capsys.readouterr()
+        assert run(words) == 2
+        assert part in capsys.readouterr().err
