@@ -136,6 +136,12 @@ def _find_one(source: str) -> Served:
     return Served(name, source, "text", created, base or None, folder)
 
 
+def bases_of(models: Iterable[Served]) -> list[Served]:
+    """The untuned bases beneath adapters, which answer from the same memory."""
+    bases = dict.fromkeys(model.base for model in models if model.base)
+    return [Served(base, base, "text", 0, base=base) for base in bases if base]
+
+
 def _is_encoder(source: str) -> bool:
     from transformers import AutoConfig
 
@@ -288,7 +294,8 @@ class Hosting:
             return None
         assert not isinstance(loaded.runner, BatchRunner)
         loaded.adapters.move_to_end(model.source)
-        taken = TextModel(loaded.runner, adapter.rendering, model.source, adapter.max_new_tokens)
+        name = model.source if model.folder else None
+        taken = TextModel(loaded.runner, adapter.rendering, name, adapter.max_new_tokens)
         loaded.held.add(taken)
         adapter.held.add(taken)
         return taken
@@ -346,7 +353,9 @@ class Hosting:
         return _Loaded(TextRunner(Engine(asker.base), max_waiting=self.max_waiting), asker)
 
     def _add_adapter(self, loaded: _Loaded, model: Served) -> _Adapter:
-        assert model.folder is not None and not isinstance(loaded.runner, BatchRunner)
+        assert not isinstance(loaded.runner, BatchRunner)
+        if model.folder is None:
+            return self._bare_base(loaded, model)
         manifest = read_manifest(model.folder) or {}
         source = resolve_model(str(model.folder))
         wanted = (manifest.get("base") or {}).get("sha256")
@@ -364,6 +373,13 @@ class Hosting:
             tokenizer, manifest, base, task=str(manifest.get("task") or "chat")
         )
         return _Adapter(rendering, int(manifest.get("max_new_tokens") or 256))
+
+    def _bare_base(self, loaded: _Loaded, model: Served) -> _Adapter:
+        """A base without an adapter, asked as a model that nobody tuned."""
+        tokenizer, is_default = load_tokenizer(resolve_model(model.source), "decoder", False)
+        base = loaded.runner.engine.base if isinstance(loaded.runner, TextRunner) else None
+        manifest = {"default_template": is_default}
+        return _Adapter(make_rendering(tokenizer, manifest, base, task="chat"), 256)
 
     def _make_room(self, loaded: _Loaded) -> None:
         """Let the least used adapters go that nobody holds."""

@@ -40,10 +40,13 @@ from tunewright.errors import TunewrightError
 from tunewright.hosting import Hosting
 from tunewright.jobs.home import Home
 from tunewright.releases.live import LiveReleases
+from tunewright.web import actions, live, pages
+from tunewright.web.shell import Sessions
 
 ROUTERS = (
     about.router, chat.router, completions.router, decide.router, files.router, tuning.router,
     job_events.router, permissions.router, tuned_models.router,
+    pages.router, live.router, actions.router,
 )  # fmt: skip
 
 
@@ -65,6 +68,7 @@ def make_app(
     releases = LiveReleases(hosting, database) if database else None
     state = State(hosting, deadline_s, releases, home)
     ring = KeyRing(tuple(keys), database)
+    sessions = Sessions()
 
     @asynccontextmanager
     async def life(app: FastAPI) -> AsyncIterator[None]:
@@ -86,8 +90,12 @@ def make_app(
     app.add_exception_handler(HTTPException, on_http_error)
     app.add_exception_handler(RequestValidationError, on_invalid)
     app.add_exception_handler(TunewrightError, on_own_error)
+    app.state.keys, app.state.sessions, app.state.runs = ring, sessions, tuple(runs)
     max_file = home.settings.max_file_bytes if home else None
-    return _Counted(Guard(app, keys=ring, hosts=hosts, max_file_bytes=max_file), state)
+    guard = Guard(
+        app, keys=ring, hosts=hosts, sessions=sessions.find, max_file_bytes=max_file
+    )  # fmt: skip
+    return _Counted(guard, state)
 
 
 class _Counted:

@@ -50,6 +50,23 @@ CENSUS: dict[tuple[str, str], Need] = {
     ("POST", "/v1/fine_tuning/checkpoints/{model}/permissions"): "admin",
     ("GET", "/v1/fine_tuning/checkpoints/{model}/permissions"): "admin",
     ("DELETE", "/v1/fine_tuning/checkpoints/{model}/permissions/{permission_id}"): "admin",
+    ("GET", "/"): "read",
+    ("GET", "/runs"): "read",
+    ("GET", "/runs/{name}"): "read",
+    ("GET", "/runs/{name}/events"): "read",
+    ("GET", "/runs/{name}/report"): "read",
+    ("GET", "/runs/{name}/review"): "read",
+    ("POST", "/runs/{name}/review"): "tune",
+    ("GET", "/compare"): "read",
+    ("GET", "/traffic"): "read",
+    ("GET", "/playground"): "read",
+    ("GET", "/releases"): "read",
+    ("POST", "/releases/promote"): "admin",
+    ("POST", "/releases/rollback"): "admin",
+    ("GET", "/login"): "open",
+    ("POST", "/login"): "open",
+    ("POST", "/logout"): "open",
+    ("GET", "/static/pages.{kind}"): "open",
 }
 
 

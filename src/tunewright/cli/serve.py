@@ -92,10 +92,12 @@ def serve(
     check_binding(host, KeyRing(keys, database))
     _check_engine(engine)
     sources = list(models or _runs_here())
-    from tunewright.hosting import Hosting, find_served
+    from tunewright.hosting import Hosting, bases_of, find_served
 
+    found = find_served(sources)
+    known = {model.id for model in found}
     hosting = Hosting(
-        find_served(sources),
+        [*found, *(base for base in bases_of(found) if base.id not in known)],
         max_waiting=max_waiting,
         max_adapters=max_adapters,
         engine="vllm" if engine == "vllm" else "here",

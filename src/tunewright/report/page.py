@@ -58,7 +58,7 @@ def _sections(report: Report) -> dict[str, Any]:
         "direction": direction(report.primary_metric),
         "results": [result_group(report, split, rows) for split, rows in group_by_split(report)],
         "forests": forests(report),
-        "curves": _curves(report, details),
+        "curves": make_curves(report.primary_metric, details),
         "calibration": _calibration(details),
         "confusion": _confusion(details),
         "classes": _classes(details),
@@ -156,8 +156,11 @@ def closest_rival(report: Report) -> Comparison | None:
     return min(against, key=lambda c: (order.index(c.verdict), abs(c.delta)), default=None)
 
 
-def _curves(report: Report, details: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Figures of the training: loss, the deciding metric, the learning rate."""
+def make_curves(metric: str | None, details: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Figures of the training: loss, the deciding metric (where it is known), the learning rate.
+
+    details: `steps` and `evaluations`, as their files in the run folder hold them.
+    """
     steps = _rows(details, "steps", most=10_000_000)
     evaluations = _rows(details, "evaluations", most=100_000)
     raw = charts.thin_out(_points(steps, "loss"))
@@ -169,7 +172,8 @@ def _curves(report: Report, details: Mapping[str, Any]) -> list[dict[str, Any]]:
         ),
     ]
     found = [_curve("Loss", [line for line in lines if line.points], zero=True)]
-    found.append(_metric_curve(report.primary_metric, evaluations))
+    if metric is not None:
+        found.append(_metric_curve(metric, evaluations))
     rate = charts.Line("learning rate", charts.thin_out(_points(steps, "learning_rate")), "s3")
     found.append(_curve("Learning rate", [rate] if rate.points else [], zero=True))
     return [figure for figure in found if figure]
