@@ -39,7 +39,8 @@ def page(site, browser):
     opened.on("pageerror", lambda error: said.append(str(error)))
     yield opened
     opened.close()
-    assert said == []
+    # Chromium reports the status of a form that was refused.
+    assert [text for text in said if "409 (Conflict)" not in text] == []
 
 
 @pytest.fixture
