@@ -56,6 +56,8 @@ FLOORS = (
         "hosted_cost",
         "hosted_rivals",
         "migrating",
+        "grading",
+        "rollouts",
         "learning",
         "trial",
         "piloting",

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 from pydantic import ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from tunewright.aims import DistillSection
+from tunewright.aims import DistillSection, GraderSection, GrpoSection
 from tunewright.errors import RecipeError
 from tunewright.methods import ALIASES, METHODS, SHARED_KEYS, Options
 from tunewright.records import Derived
@@ -662,11 +662,11 @@ class Recipe(Section):
         None
     )
     """What is learned; found from the data where it is clear."""
-    objective: Literal["supervised", "dpo", "ipo", "orpo", "simpo", "kto", "reward", "distill"] = (
-        "supervised"
-    )
-    """How it is learned: from answers, from better and worse ones (chosen, rejected), or from
-    a larger model (distill). See docs/objectives.md."""
+    objective: Literal[
+        "supervised", "dpo", "ipo", "orpo", "simpo", "kto", "reward", "distill", "grpo"
+    ] = "supervised"
+    """How it is learned: from answers, from better and worse ones (chosen, rejected), from a larger
+    model (distill), or from what graders say of its own answers (grpo). See docs/objectives.md."""
     provider: str = "here"
     """Who trains: here, openai, google, or the URL of an OpenAI-compatible server."""
     base_model: Annotated[str, Field(min_length=1)] = "embedded:minilm"
@@ -682,6 +682,9 @@ class Recipe(Section):
     preference: PreferenceSection = PreferenceSection()
     embedding: EmbeddingSection = EmbeddingSection()
     distill: DistillSection = DistillSection()
+    grpo: GrpoSection = GrpoSection()
+    graders: tuple[GraderSection, ...] = ()
+    """What grades answers: the reward of grpo, and the metric `reward` of tasks that write."""
     training: TrainingSection = TrainingSection()
     evaluation: EvaluationSection = EvaluationSection()
     hosted: HostedSection = HostedSection()
@@ -739,6 +742,12 @@ class Recipe(Section):
                 _wrong_value("distill.model", "a server needs distill.model, the name it knows")
             if self.distill.learn == "logits":
                 _wrong_value("distill.learn", "a server gives answers, not logits; leave it out")
+        if self.objective == "grpo" and not any(g.weight > 0 for g in self.graders):
+            _wrong_value(
+                "graders",
+                "objective grpo needs graders, such as [{type: string_check}]; see "
+                "docs/objectives.md",
+            )
         return self
 
     @field_validator("provider")

@@ -83,7 +83,7 @@ def fill_defaults(recipe: Recipe, facts: Facts) -> tuple[Recipe, tuple[Derived, 
         if "alpha" in takes:
             settle("adapter.alpha", (2.0 * rank, "twice the rank"))
     choice = _learning_rate(facts, method)
-    if recipe.objective in COMPARING and recipe.objective != "reward":
+    if recipe.objective in (*COMPARING, "grpo") and recipe.objective != "reward":
         slower = _two_digits(PREFERENCE_RATE * choice[0])
         choice = (slower, f"{choice[1]}; a quarter of it where answers are compared")
     rate = settle("training.learning_rate", choice)

@@ -16,6 +16,7 @@ from tunewright.setup import Setup, Tuning
 from tunewright.teaching import load_teacher
 from tunewright.train.contrastive import CONTRASTIVE
 from tunewright.train.distill import distilled
+from tunewright.train.grpo import grpo
 from tunewright.train.objectives import OBJECTIVES, Objective, with_penalty
 from tunewright.train.preferences import NEED_REFERENCE, add_references, make_preference
 from tunewright.train.reward import reward_model
@@ -29,6 +30,8 @@ def objective_of(setup: Setup, base: Base) -> Objective:
     elif setup.prefers:
         chosen = setup.recipe.preference.model_dump(exclude_none=True)
         objective = make_preference(setup.objective, chosen)
+    elif setup.objective == "grpo":
+        objective = partial(grpo, clip=setup.recipe.grpo.clip, beta=setup.recipe.grpo.beta)
     elif setup.objective == "distill":
         how = setup.recipe.distill
         teacher = load_teacher(setup.recipe).to(setup.device)

@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 
+from tunewright.asking import open_asker
 from tunewright.confidence import settle_confidence
 from tunewright.config import COMPARING, Recipe, dump_recipe, parse_recipe
 from tunewright.cost.devices import DEVICES
@@ -36,6 +37,7 @@ from tunewright.evaluate.details import make_details
 from tunewright.evaluate.saved import read_predictions, save_predictions
 from tunewright.evaluate.score import score
 from tunewright.evaluate.verdict import judge
+from tunewright.grading import make_graded
 from tunewright.hosted_cost import Consent
 from tunewright.hosted_rivals import answer_beside, price_beside
 from tunewright.journal import Journal, open_tracker, silence
@@ -58,7 +60,8 @@ from tunewright.records import (
 from tunewright.registry import VERSION
 from tunewright.report.files import read_report, write_report
 from tunewright.rivals import answer_with_rivals, check_rivals
-from tunewright.setup import PREFERRED, Setup, Tuning, make_setup, open_model
+from tunewright.rollouts import make_rollouts
+from tunewright.setup import PREFERRED, Setup, Tuning, make_setup, open_model, prompt_rows
 from tunewright.spreading import spread_model
 from tunewright.store import (
     RunFolder,
@@ -74,7 +77,7 @@ from tunewright.store import (
 from tunewright.teaching import ask_teacher, learns_from_logits, with_teacher
 from tunewright.tokenising import render_for_training
 from tunewright.train.head import start_head
-from tunewright.train.loop import Evaluation, Fitted, fit
+from tunewright.train.loop import Evaluation, Fitted, Plan, fit
 from tunewright.train.parallel import ALONE, Ranks
 from tunewright.train.sharding import frozen_state
 from tunewright.validation import make_judge
@@ -195,7 +198,11 @@ def _prepare(
         if recipe.evaluation.beside and not resume:
             price_beside(recipe, prepared, journal, consent, None)
         setup = make_setup(recipe, prepared, journal)
-        return replace(setup, distributions=learns_from_logits(recipe))
+        return replace(
+            setup,
+            distributions=learns_from_logits(recipe),
+            graded=make_graded(recipe.graders, open_asker),
+        )
     except (UserError, Refusal):
         # Nothing was learned yet, so the mended recipe may start in the same place.
         if not resume:
@@ -219,6 +226,10 @@ def choose_metrics(recipe: Recipe, prepared: Prepared) -> tuple[str, ...]:
         if wished != "auto":
             check_metrics(wished, "classify", PREFERRED)
         return ("accuracy",) if wished == "auto" else tuple(wished)
+    if recipe.evaluation.metrics == "auto" and recipe.graders:
+        answered = any(example.output for example in (*splits.train, *splits.test))
+        more = metrics_for(layout.task, splits.train + splits.test) if answered else ()
+        return ("reward", *more)
     if recipe.evaluation.metrics == "auto":
         if prepared.metrics is not None:
             return prepared.metrics
@@ -292,7 +303,10 @@ def _learn(
     setup: Setup, folder: RunFolder, journal: Journal, resume: bool, ranks: Ranks
 ) -> tuple[Tuning, Fitted, dict[str, torch.Tensor]]:
     """(model, what training came to, frozen weights that only the ranks together hold)."""
-    made = render_for_training(setup.prepared, setup.rendering, journal)
+    if setup.objective == "grpo":
+        made: Sequence[Row] = prompt_rows(setup.prepared.splits.train, setup.rendering)
+    else:
+        made = render_for_training(setup.prepared, setup.rendering, journal)
     rows = setup.standardised(made)
     tuning = open_model(setup, journal, rows=rows)
     rows = with_references(setup, tuning, rows, journal)
@@ -315,7 +329,7 @@ def _learn(
         tuning.base.model,
         parameters,
         rows,
-        replace(tuning.plan, fitted_start=mixing),
+        replace(_with_rollouts(setup, tuning, folder), fitted_start=mixing),
         training,
         objective=objective_of(setup, tuning.base),
         evaluate=None if judge is None else judge.look,
@@ -334,6 +348,19 @@ def _learn(
 
 def _ignore(_: object) -> None:
     """Rank 0 alone keeps the logs."""
+
+
+def _with_rollouts(setup: Setup, tuning: Tuning, folder: RunFolder) -> Plan:
+    """The plan of a run, which tries answers before each step where the objective is grpo."""
+    if setup.objective != "grpo":
+        return tuning.plan
+    log = partial(_log_rollout, folder)
+    make = make_rollouts(setup, tuning.base, tuning.plan.pad_id, log)
+    return replace(tuning.plan, rollout=make, updates=setup.recipe.grpo.updates)
+
+
+def _log_rollout(folder: RunFolder, line: dict[str, Any]) -> None:
+    append_jsonl(folder.rollouts, [line])
 
 
 def _free(base: Base) -> None:
@@ -378,7 +405,7 @@ def _log_evaluation(folder: RunFolder, journal: Journal, evaluation: Evaluation)
 
 def _forget_after(folder: RunFolder, step: int) -> None:
     """Drop log lines of steps that come again after a resume."""
-    for path in (folder.steps, folder.evaluations):
+    for path in (folder.steps, folder.evaluations, folder.rollouts):
         if path.exists():
             write_jsonl(path, [line for line in read_jsonl(path) if line["step"] <= step])
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -22,10 +23,10 @@ from tunewright.cost.work import count_totals, make_work
 from tunewright.data.layout import Layout
 from tunewright.data.preferences import render_training
 from tunewright.data.prepare import Prepared
-from tunewright.data.render import Rendering, Row, find_column_edges
+from tunewright.data.render import Rendering, Row, find_column_edges, render_prompts
 from tunewright.defaults import Facts, fill_defaults
 from tunewright.errors import DataError, ModelError, RecipeError, Refusal
-from tunewright.evaluate.predict import Asker, Scale
+from tunewright.evaluate.predict import Asker, Graded, Scale
 from tunewright.journal import Journal
 from tunewright.methods import METHODS, LowRank
 from tunewright.model.adapters.table import attach, trainable_parameters
@@ -88,6 +89,8 @@ class Setup:
     forecast: Forecast
     base: Base
     """The base as loaded to settle the rest; `open_model` tunes this very one."""
+    graded: Graded | None = None
+    """What the recipe's graders give to written answers."""
     distributions: bool = False
     """A teacher's distributions are learned, not only its answers."""
     energy_start_j: float | None = None
@@ -107,6 +110,8 @@ class Setup:
             return self.recipe.objective
         if self.recipe.objective == "distill" and self.distributions:
             return "distill"
+        if self.recipe.objective == "grpo":
+            return "grpo"
         multi = self.task == "classify" and self.prepared.layout.multi_label
         return "classify_multi" if multi else self.task
 
@@ -134,7 +139,7 @@ class Setup:
         """A model of this run, ready to be asked."""
         most = self.recipe.evaluation.max_new_tokens
         assert isinstance(most, int)
-        return Asker(base, self.rendering, most, self.scale, self.passages)
+        return Asker(base, self.rendering, most, self.scale, self.passages, self.graded)
 
     @property
     def passages(self) -> tuple[str, ...]:
@@ -437,7 +442,10 @@ def _facts(
 ) -> Facts:
     examples = prepared.splits.train[:MEASURED_LENGTHS]
     task = "regress" if base.task == "reward" else prepared.layout.task
-    rows = render_training(examples, rendering)
+    if all(example.output is None for example in examples):  # answers are tried, not given
+        rows = prompt_rows(examples, rendering)
+    else:
+        rows = render_training(examples, rendering)
     if not any(row.target_weight > 0 for row in rows):
         raise DataError(
             f"{prepared.splits.train[0].place}: nothing to learn here or in any other row, for "
@@ -459,6 +467,15 @@ def _facts(
         num_outputs=int(config.vocab_size) if task in ("generate", "chat", "continue") else 1,
         fitted_head=base.task != "reward" and head_init != "random" and find_head(base) is not None,
     )
+
+
+def prompt_rows(examples: Sequence[Example], how: Rendering) -> list[Row]:
+    """Prompts as rows, for objectives that make what is learned from them at each step."""
+    prompts = render_prompts(examples, how)
+    return [
+        Row(e.id, ids, np.ones(ids.size, dtype=np.float32))
+        for e, ids in zip(examples, prompts, strict=True)
+    ]
 
 
 def _parts(row: Row) -> list[Row]:

@@ -26,6 +26,11 @@ def spread_model(setup: Setup, tuning: Tuning, ranks: Ranks, journal: Journal) -
             "embedding.loss: in_batch compares all rows of a batch with each other, which several "
             "processes do not do yet; use --nproc 1, or embedding.loss=triplet"
         )
+    if setup.objective == "grpo":
+        raise RecipeError(
+            "objective grpo tries its answers in one process, and several do not share them yet; "
+            "use --nproc 1"
+        )
     base, shape, work = tuning.base, setup.forecast.shape, setup.forecast.work
     needed = room = 0.0
     if setup.device.type == "cuda" and shape is not None and work is not None:

@@ -105,6 +105,8 @@ def _loss(predictions: Sequence[Prediction], labels: Sequence[str], setup: Setup
     Early Stopping: Refine, Then Calibrate").
     """
     if setup.judged_task in ("generate", "chat", "continue"):
+        if all(p.nll_nats is None for p in predictions):
+            return math.nan  # no answers to be surprised at: the deciding metric decides alone
         nats = sum(p.nll_nats or 0.0 for p in predictions)
         return nats / max(1, sum(p.num_tokens or 0 for p in predictions))
     if setup.task == "regress":

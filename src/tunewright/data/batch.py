@@ -51,6 +51,11 @@ class Batch:
     answer_N: Tensor | None = None
     """Of preferences: the number of the answer, 0 to 2B - 1, that each target belongs to; first
     all answers, then all other ones. weight_B is of the B rows; target_weight_N is 0 or 1."""
+    advantage_N: Tensor | None = None
+    """Of tried answers, for every target: the answer's advantage; before_N and start_N: the token's
+    log-probability when it was written, and before training."""
+    before_N: Tensor | None = None
+    start_N: Tensor | None = None
     reference_2B: Tensor | None = None
     liked_B: Tensor | None = None
 
@@ -110,6 +115,8 @@ def make_batch(
         return _texts_batch(rows, pad_id, device)
     if rows[0].other is not None:
         return _preference_batch(rows, pad_id, device, packed)
+    if rows[0].advantage is not None:
+        return _tried_batch(rows, pad_id, device, packed)
     if rows[0].is_seq2seq:
         return _seq2seq_batch(rows, pad_id, device)
     if packed:
@@ -219,6 +226,20 @@ def _language_batch(rows: Sequence[Row], pad_id: int, device: torch.device) -> B
         weight_B=torch.tensor([row.weight for row in rows], dtype=torch.float32, device=device),
         num_tokens=sum(row.input_ids.size for row in rows),
     )
+
+
+def _tried_batch(rows: Sequence[Row], pad_id: int, device: torch.device, packed: bool) -> Batch:
+    """Answers that the model itself tried, with what is known of each target token."""
+    flat = [replace(row, advantage=None, before=None, start=None) for row in rows]
+    batch = make_batch(flat, pad_id=pad_id, device=device, packed=packed)
+    counts = [np.count_nonzero(row.target_weights[1:]) for row in rows]  # type: ignore[index]
+    gains = np.repeat(np.array([row.advantage for row in rows], dtype=np.float32), counts)
+    known: dict[str, Tensor] = {"advantage_N": torch.from_numpy(gains).to(device)}
+    for name in ("before", "start"):
+        parts = [getattr(row, name) for row in rows]
+        if all(part is not None for part in parts):
+            known[f"{name}_N"] = _joined(parts, torch.float32, device)
+    return replace(batch, **known)  # type: ignore[arg-type]
 
 
 def _texts_batch(rows: Sequence[Row], pad_id: int, device: torch.device) -> Batch:

@@ -60,6 +60,12 @@ def _render_rewards(examples: Sequence[Example], how: Rendering) -> list[Row]:
     ]
 
 
+def reward_rows(examples: Sequence[Example], answers: Sequence[str], how: Rendering) -> list[Row]:
+    """One row for each answer, as a reward model reads it with its prompt."""
+    encoded = _answered(examples, answers, replace(how, prefers=None))
+    return [Row(e.id, ids, target=0) for e, ids in zip(examples, encoded, strict=True)]
+
+
 def _answered(
     examples: Sequence[Example], answers: Sequence[str], how: Rendering
 ) -> list[NDArray[np.int32]]:

@@ -48,6 +48,12 @@ class Row:
     Of a pair of texts: the one that belongs, whose own `other` is one that does not."""
     liked: bool | None = None
     """Of a single answer that was judged by itself."""
+    advantage: float | None = None
+    """Of an answer that the model itself tried: how much better it was than its group."""
+    before: NDArray[np.float32] | None = None
+    """(N,) log-probability of every target token when the answer was written."""
+    start: NDArray[np.float32] | None = None
+    """(N,) and before training."""
     reference: tuple[float, ...] = ()
     """Log-probability of the answer, then of the other one, before tuning."""
 

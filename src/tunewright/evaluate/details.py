@@ -270,6 +270,8 @@ def goodness(row: Prediction, task: str) -> float:
         return row.graded.get("ndcg@10", 0.0)
     if task == "continue":
         return -(row.nll_nats or 0.0) / max(row.num_bytes or 0, 1)
+    if "reward" in row.graded:
+        return row.graded["reward"]
     answer, references = answer_of(row).strip(), [text.strip() for text in references_of(row)]
     if answer in references:
         return 1.0

@@ -6,7 +6,7 @@ Shapes: B rows, T tokens, K classes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -32,6 +32,8 @@ from tunewright.model.load import Base, longest_input
 from tunewright.records import Example, Output, Prediction, Span
 
 Advance = Callable[[float], None]
+Graded = Callable[[Sequence[Example], Sequence[str]], Sequence[Mapping[str, float]]]
+"""Every answer's scores by name, "reward" among them."""
 MOST_LOGITS = 1 << 26
 EVALUATION_TOKENS = 8192
 """Tokens in one forward pass without gradients, padding included."""
@@ -55,6 +57,8 @@ class Asker:
     scale: Scale = Scale()
     passages: tuple[str, ...] = ()
     """More texts to choose from, beside those of the rows asked about (embed)."""
+    graded: Graded | None = None
+    """What graders give to written answers."""
 
     def predict(
         self,
@@ -214,10 +218,15 @@ def generate(
         scored = continue_text(
             asker, examples, system, split, lambda done: advance(0.8 + 0.2 * done)
         )
-    return [
-        replace(before, prediction=answer.text.strip(), confidence=answer.mean_probability)
-        for before, answer in zip(scored, answers, strict=True)
+    texts = [answer.text.strip() for answer in answers]
+    done = [
+        replace(before, prediction=text, confidence=answer.mean_probability)
+        for before, answer, text in zip(scored, answers, texts, strict=True)
     ]
+    if asker.graded is None:
+        return done
+    grades = asker.graded(examples, texts)
+    return [replace(p, graded=dict(found)) for p, found in zip(done, grades, strict=True)]
 
 
 def _prompt_room(asker: Asker) -> int:

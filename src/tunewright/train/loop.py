@@ -83,6 +83,10 @@ class Plan:
     fitted_start: bool = False
     """The start is a model worth having: it is evaluated, and mixed with the best at the end."""
     special_ids: frozenset[int] = frozenset()
+    rollout: Callable[[Sequence[Row], int], list[Row]] | None = None
+    """Makes what a step learns from out of its rows and its number (objective grpo)."""
+    updates: int = 1
+    """Updates that one such making serves."""
     minutes: float | None = None
     identity: str = ""
     """Stands for the base's weights and the validation rows: a resumed run must find the same."""
@@ -262,18 +266,24 @@ class _Run:
         step = self.ranks.step = self.progress.step
         self.ranks.stage = "step"
         factor = rate_factor(step, self.total_steps, self.config)
-        result = take_step(
-            self.model,
-            next(self.batches),
-            self.cutting,
-            self.optimizer,
-            self.objective,
-            rate_factor=factor,
-            seed=_step_seed(self.config.seed, step, self.ranks.rank),
-            label_smoothing=self.config.label_smoothing,
-            on_out_of_memory=self._note_smaller,
-            ranks=self.ranks,
-        )
+        rows = next(self.batches)
+        if self.plan.rollout is not None:
+            rows = self.plan.rollout(rows, step)
+        for update in range(self.plan.updates):
+            result = take_step(
+                self.model,
+                rows,
+                self.cutting,
+                self.optimizer,
+                self.objective,
+                rate_factor=factor,
+                seed=_step_seed(
+                    self.config.seed, step + update * self.total_steps, self.ranks.rank
+                ),
+                label_smoothing=self.config.label_smoothing,
+                on_out_of_memory=self._note_smaller,
+                ranks=self.ranks,
+            )
         self.ranks.stage = "between"
         self._count(result)
         took = time.monotonic() - started
