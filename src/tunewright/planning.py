@@ -112,7 +112,8 @@ def make_plan(
     )
     known = calibration or {}
     memory = _calibrated_memory(
-        forecast_memory(shape, work, device.kind, count=device.count), known.get("memory")
+        forecast_memory(shape, work, device.kind, count=num_shares(filled, device)),
+        known.get("memory"),
     )
     seconds = forecast_seconds(
         shape,
@@ -135,7 +136,7 @@ def make_plan(
         work,
         room_bytes,
         device.kind,
-        count=device.count,
+        count=num_shares(filled, device),
         scale=scale,
         quantizable=QUANTIZABLE,
     )
@@ -158,6 +159,23 @@ def make_plan(
         calibration=known,
         num_rows=lengths.num_train + lengths.num_validation + lengths.num_test,
     )
+
+
+def num_shares(recipe: Recipe, device: Device) -> int:
+    """Over how many devices the weights are spread; 1 where each holds all of them (DDP)."""
+    whole = recipe.adapter.held_in != "none" or recipe.training.parallel == "ddp"
+    return 1 if whole or device.kind == "cpu" else device.count
+
+
+def share_here(device: Device, room_bytes: int, nproc: int) -> tuple[Device, int]:
+    """This machine and its room as each of `nproc` processes finds them.
+
+    Processes on a processor divide its threads and its memory; on GPUs each has one of its own.
+    """
+    if device.kind != "cpu":
+        return replace(device, count=nproc), room_bytes
+    each = replace(device, flops_per_s=device.flops_per_s / nproc, power_w=device.power_w / nproc)
+    return replace(each, count=nproc), room_bytes // nproc
 
 
 def is_here(text: str) -> bool:

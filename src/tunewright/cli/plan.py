@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from tunewright.config import Recipe
+    from tunewright.cost.devices import Device
     from tunewright.journal import Journal
     from tunewright.planning import Plan
     from tunewright.prices import Prices
@@ -25,7 +26,9 @@ SIGNS = {"FIT": ("✓", "green"), "UNCERTAIN": ("?", "yellow"), "NO": ("✕", "r
 
 
 def plan(
-    recipe: Annotated[Path, typer.Argument(help="A recipe, as `tunewright init` writes it.")],
+    recipe: Annotated[
+        Path | None, typer.Argument(help="A recipe, as `tunewright init` writes it.")
+    ] = None,
     device: Annotated[
         str,
         typer.Option("--device", help='"this", or a device of the table: "H100-80GB", "2x L40S".'),
@@ -41,6 +44,15 @@ def plan(
         bool,
         typer.Option("--probe", help="Correct it by a few real steps here, in their own process."),
     ] = False,
+    nproc: Annotated[
+        int, typer.Option("--nproc", metavar="N", min=1, help="Processes on this machine.")
+    ] = 1,
+    cluster: Annotated[
+        str | None,
+        typer.Option(
+            "--cluster", metavar="GPUS", help='Layouts on so many GPUs: "8,64,512"; see docs.'
+        ),
+    ] = None,
     prices: PricesFile = None,
     overrides: Overrides = None,
     as_json: AsJson = False,
@@ -52,7 +64,9 @@ def plan(
     Example:
       tunewright plan recipe.yaml
       tunewright plan recipe.yaml --device "2x L40S"
+      tunewright plan recipe.yaml --nproc 2
       tunewright plan recipe.yaml --probe
+      tunewright plan --cluster 8,64,512
       tunewright plan recipe.yaml --card runs/first --json
 
     Exit status:
@@ -61,30 +75,42 @@ def plan(
       2 a mistake in recipe, data or prices
       4 our own fault
     """
-    from datetime import UTC, datetime
+    if cluster is not None:
+        from tunewright.cli.plan_cluster import plan_cluster
 
+        return plan_cluster(recipe, overrides or (), cluster, device)
+    if recipe is None:
+        raise UserError("plan: no recipe given; name one, or use --cluster for reference models")
     from tunewright.cli.spending import ask_price
     from tunewright.config import read_recipe
-    from tunewright.journal import ConsoleJournal
-    from tunewright.planning import (
-        is_here,
-        make_plan,
-        named_device,
-        plan_document,
-        read_calibration,
-        this_machine,
-    )
-    from tunewright.prices import read_prices
 
     asked = read_recipe(recipe, overrides or ())
+    if asked.provider != "here":
+        return _plan_hosted(asked, ask_price(as_json), prices)
+    return _forecast(asked, device, nproc, card, runs, prices, probe)
+
+
+def _forecast(
+    asked: Recipe,
+    device: str,
+    nproc: int,
+    card: Path | None,
+    runs: Path,
+    prices: Path | None,
+    probe: bool,
+) -> Answer:
+    from datetime import UTC, datetime
+
+    from tunewright.journal import ConsoleJournal
+    from tunewright.planning import is_here, make_plan, plan_document, read_calibration
+    from tunewright.prices import read_prices
+
     today = datetime.now(UTC).date()
     named = prices or (Path(asked.business.prices) if asked.business.prices else None)
     known_prices = read_prices(named, today)
-    if asked.provider != "here":
-        return _plan_hosted(asked, ask_price(as_json), prices)
     journal = ConsoleJournal()
     here = is_here(device)
-    place, room = this_machine(asked) if here else named_device(device, asked)
+    place, room = _place(device, asked, nproc)
     made = make_plan(
         asked,
         place,
@@ -139,6 +165,18 @@ def _plan_hosted(asked: Recipe, ask: Any, prices: Path | None) -> Answer:
             console.print(f"  {text}", markup=False, soft_wrap=True)
 
     return Answer(document, show, exit_status=1 if over else 0)
+
+
+def _place(device: str, asked: Recipe, nproc: int) -> tuple[Device, int]:
+    """(the device, bytes of it that are free for each process)."""
+    from tunewright.planning import is_here, named_device, share_here, this_machine
+
+    if not is_here(device):
+        if nproc > 1:
+            raise UserError('--nproc: for this machine; of others write --device "2x L40S"')
+        return named_device(device, asked)
+    place, room = this_machine(asked)
+    return share_here(place, room, nproc) if nproc > 1 else (place, room)
 
 
 def _outlook(made: Plan, asked: Recipe, prices: Prices, today: date) -> dict[str, Any] | None:
