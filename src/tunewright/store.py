@@ -12,6 +12,7 @@ import json
 import math
 import os
 import shutil
+import socket
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -155,6 +156,11 @@ def open_run(path: Path, *, resume: bool) -> RunFolder:
         with tempfile.NamedTemporaryFile(dir=path, prefix=".probe-"):
             pass
     return folder
+
+
+def host_name() -> str:
+    """This host's name: as the launcher calls it, else as it calls itself."""
+    return os.environ.get("TUNEWRIGHT_HOST") or socket.gethostname()
 
 
 @contextmanager

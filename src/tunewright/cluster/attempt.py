@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import socket
 import threading
 import time
 from collections.abc import Mapping
@@ -20,7 +19,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from tunewright.store import write_json
+from tunewright.store import host_name, write_json
 
 PLACE = "TUNEWRIGHT_ATTEMPT"
 """Names, in the environment of a rank, the folder of its attempt."""
@@ -120,7 +119,7 @@ class Pulse:
 
     def end(self, status: int, kind: str, message: str) -> None:
         """Leave word of how this rank ended."""
-        host = socket.gethostname()
+        host = host_name()
         ending = Ending(self.rank, host, status, kind, message, self.step)
         with suppress(Exception):  # the supervisor sees the exit itself
             write_json(self.folder / f"rank-{self.rank}.end", asdict(ending))
@@ -129,7 +128,7 @@ class Pulse:
         while True:
             self.ticks += 1
             beat = Beat(
-                self.rank, socket.gethostname(), os.getpid(), self.stage, self.step, self.waiting,
+                self.rank, host_name(), os.getpid(), self.stage, self.step, self.waiting,
                 self.arrivals, self.ticks,
             )  # fmt: skip
             _replace(self.folder / f"rank-{self.rank}.beat", asdict(beat))

@@ -143,12 +143,14 @@ class HostsLauncher:
             raise RecipeError("--hosts: none of them answers; check names and --remote-shell")
         port, run = str(20_000 + secrets.randbelow(30_000)), secrets.token_hex(8)
         values = environment(attempt, max(1, len(os.sched_getaffinity(0)) // self.nproc))
+        values["PYTHONPATH"] = os.environ.get("PYTHONPATH", "")
         values |= {k: v for k, v in os.environ.items() if k.startswith(("GLOO_", "NCCL_", "HF_"))}
         children = []
         first = self.used[0].address
         for number, host in enumerate(self.used):
             line = [
                 "env", *(f"{key}={value}" for key, value in values.items()),
+                f"TUNEWRIGHT_HOST={host.name}", f"TUNEWRIGHT_ADDRESS={host.address}",
                 sys.executable, "-m", "torch.distributed.run",
                 f"--nnodes={len(self.used)}", f"--node-rank={number}",
                 f"--nproc-per-node={self.nproc}", "--max-restarts=0", "--monitor-interval=0.1",

@@ -15,18 +15,19 @@ import json
 import math
 import os
 import platform
-import socket
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import numpy as np
+import psutil
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from tunewright.errors import RunError
+from tunewright.store import host_name
 
 BUCKET_ELEMENTS = 1 << 24
 """Gradients are summed in buckets of about so many numbers: large enough to fill a link."""
@@ -174,7 +175,7 @@ class Group(Ranks):
         except RuntimeError as error:
             reason = str(error).strip().splitlines()[0][:200]
             raise LostRankError(
-                f"rank {self.rank} on {socket.gethostname()}: another rank is gone ({reason})"
+                f"rank {self.rank} on {host_name()}: another rank is gone ({reason})"
             ) from error
         self.beat(self, False)
 
@@ -193,10 +194,22 @@ def join_group(beat: Beat = lambda ranks, waiting: None) -> Ranks:
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+    _take_interface(os.environ.get("TUNEWRIGHT_ADDRESS", ""))
     dist.init_process_group(backend, timeout=LONGEST_WAIT)
     group = Group(beat)
     check_same(group, "code", {"Tunewright's code": code_digest(), **versions()})
     return group
+
+
+def _take_interface(address: str) -> None:
+    """Let gloo and NCCL speak through the interface that bears this host's address.
+
+    They would ask the resolver for the host's own name, which often leads to a loopback.
+    """
+    for name, found in psutil.net_if_addrs().items():
+        if address and any(one.address == address for one in found):
+            for library in ("GLOO", "NCCL"):
+                os.environ.setdefault(f"{library}_SOCKET_IFNAME", name)
 
 
 def versions() -> dict[str, str]:
@@ -216,7 +229,7 @@ def code_digest() -> str:
 
 def check_same(ranks: Ranks, what: str, facts: Mapping[str, str]) -> None:
     """Raise RunError, on every rank, where some rank holds other facts than rank 0."""
-    held = ranks.gather({"host": socket.gethostname(), "facts": dict(facts)})
+    held = ranks.gather({"host": host_name(), "facts": dict(facts)})
     for rank, one in enumerate(held):
         for name, value in held[0]["facts"].items():
             other = one["facts"].get(name, "missing")
