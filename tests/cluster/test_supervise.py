@@ -57,6 +57,10 @@ class Scripts:
     def ended(self):
         return all(child.poll() is not None for child in self.children)
 
+    def kill(self):
+        for child in self.children:
+            child.kill()
+
     def stop(self):
         for child in self.children:
             child.send_signal(signal.SIGTERM)

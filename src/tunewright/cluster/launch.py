@@ -40,6 +40,7 @@ class Running(Protocol):
 
     def ended(self) -> bool: ...  # noqa: D102
     def stop(self) -> None: ...  # noqa: D102
+    def kill(self) -> None: ...  # noqa: D102
 
 
 class Launcher(Protocol):
@@ -99,6 +100,12 @@ class _LocalRanks:
             with suppress(ProcessLookupError):
                 os.kill(beat.pid, signal.SIGTERM)
 
+    def kill(self) -> None:
+        """End every rank at once; torchrun's agent sees it and ends too."""
+        for beat in self.attempt.beats().values():
+            with suppress(ProcessLookupError):
+                os.kill(beat.pid, signal.SIGKILL)
+
     def _run(self, command: Sequence[str], count: int) -> None:
         from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
@@ -155,7 +162,8 @@ class HostsLauncher:
                 f"--nnodes={len(self.used)}", f"--node-rank={number}",
                 f"--nproc-per-node={self.nproc}", "--max-restarts=0", "--monitor-interval=0.1",
                 f"--rdzv-id={run}", "--rdzv-backend=static", f"--master-addr={first}",
-                f"--master-port={port}", f"--local-addr={host.address}", "--no-python", *command,
+                f"--master-port={port}", f"--local-addr={host.address}",
+                f"--rdzv-conf=timeout={GRACE_S}", "--no-python", *command,
             ]  # fmt: skip
             children.append(self._remote(host, line))
         return _HostRanks(children, attempt)
@@ -203,7 +211,7 @@ class _HostRanks:
             if waited > 3:
                 self.attempt.give_up()
             if waited > GRACE_S:
-                _kill(self.children)
+                self.kill()
         return False
 
     def stop(self) -> None:
@@ -212,8 +220,9 @@ class _HostRanks:
             with suppress(ProcessLookupError):
                 os.killpg(child.pid, signal.SIGTERM)
 
-
-def _kill(children: Sequence[subprocess.Popen[bytes]]) -> None:
-    for child in children:
-        with suppress(ProcessLookupError):
-            os.killpg(child.pid, signal.SIGKILL)
+    def kill(self) -> None:
+        """End the remote shells at once; ranks that outlive theirs find the attempt given up."""
+        self.attempt.give_up()
+        for child in self.children:
+            with suppress(ProcessLookupError):
+                os.killpg(child.pid, signal.SIGKILL)

@@ -29,6 +29,8 @@ LOOK_S = 1.0
 MOST_FAILURES = 3
 """Of one step in a row."""
 LONGEST_BACK_OFF_S = 60.0
+START_S = 45.0
+"""From a launch until every rank gave a sign of life."""
 PATIENCE_S = 45.0
 """From a request to stop until ranks that do not follow it are killed."""
 
@@ -60,7 +62,7 @@ class Supervisor:
                 if places == 0:
                     raise Interrupted("no host is left to train on; continue later with --resume")
                 attempt = new_attempt(self.folder.launches)
-                failure = self._attempt(attempt, stop, resume=resume)
+                failure = self._attempt(attempt, stop, places, resume=resume)
                 if failure is None:
                     return
                 self._judge(failure)
@@ -70,10 +72,13 @@ class Supervisor:
                 if stop.wait(wait_s):
                     raise Interrupted("stopped between two attempts")
 
-    def _attempt(self, attempt: Attempt, stop: threading.Event, *, resume: bool) -> Failure | None:
+    def _attempt(
+        self, attempt: Attempt, stop: threading.Event, places: int, *, resume: bool
+    ) -> Failure | None:
         """One launch, from its start to the end of its last rank; None where the run is done."""
         running = self.launcher.start(self.command(resume), attempt)
         watch, stalled, asked_at, looked_at = Watch(), "", None, 0.0
+        started = time.monotonic()
         while not running.ended():
             time.sleep(POLL_S)
             now = time.monotonic()
@@ -85,6 +90,11 @@ class Supervisor:
             if now - looked_at < LOOK_S or stalled:
                 continue
             looked_at = now
+            missing = places - len(attempt.beats()) if now - started > START_S else 0
+            if missing > 0:
+                stalled = f"{missing} of {places} ranks did not come up in {START_S:.0f} s"
+                running.kill()
+                continue
             found = watch.look(_alive(attempt))
             if found is not None:
                 beat, why = found
