@@ -599,16 +599,22 @@ void column_sums(const bf16 *x, float *partial, i64 N, i64 H, int threads) {
 
 /* ---- the optimiser ---- */
 
-/* partial_P: sums of squares over 4096 gradients each. */
-void square_sums(const bf16 *g, double *partial, i64 count, int threads) {
-#pragma omp parallel for num_threads(threads) schedule(static)
-    for (i64 block = 0; block < (count + 4095) / 4096; block++) {
-        __m512 total = _mm512_setzero_ps();
-        for (i64 i = block * 4096; i < count && i < (block + 1) * 4096; i += 16) {
-            __m512 v = load(g + i, tail(count - i));
-            total = _mm512_fmadd_ps(v, v, total);
+/* partial: sums of squares over 4096 gradients each, one tensor's after the other's. */
+void square_sums(i64 count, const bf16 **gradients, const i64 *sizes, double *partial, int threads) {
+#pragma omp parallel num_threads(threads)
+    for (i64 tensor = 0, at = 0; tensor < count; tensor++) {
+        const bf16 *g = gradients[tensor];
+        i64 size = sizes[tensor], blocks = (size + 4095) / 4096;
+#pragma omp for schedule(static) nowait
+        for (i64 block = 0; block < blocks; block++) {
+            __m512 total = _mm512_setzero_ps();
+            for (i64 i = block * 4096; i < size && i < (block + 1) * 4096; i += 16) {
+                __m512 v = load(g + i, tail(size - i));
+                total = _mm512_fmadd_ps(v, v, total);
+            }
+            partial[at + block] = _mm512_reduce_add_ps(total);
         }
-        partial[block] = _mm512_reduce_add_ps(total);
+        at += blocks;
     }
 }
 
@@ -623,30 +629,49 @@ INLINE int all_zero(const void *p, i64 bytes) {
 }
 
 /* One AdamW update of fp32 weights p from bf16 gradients times scale; their bf16 copy goes to out.
- * shrink = 1 - rate x decay; size = rate / (1 - beta1^t); root = sqrt(1 - beta2^t). A line of `width`
- * weights that has no gradient and never had one is left as it is: words that the data lacks. */
-void adamw(float *p, float *m1, float *m2, const bf16 *g, bf16 *out, i64 lines, i64 width, float scale,
-           float shrink, float size, float root, float beta1, float beta2, float eps, int threads) {
+ * Of each tensor: lines of `width` weights; shrink = 1 - rate x decay; size = rate / (1 - beta1^t);
+ * root = sqrt(1 - beta2^t). where is 0, or says for each line which one of g is its gradient; -1: none
+ * now; -2: none now and none before. A line that has no gradient and never had one is left as it is:
+ * words that the data lacks. */
+void adamw(i64 count, float **weights, float **first, float **second, const bf16 **gradients, bf16 **outs,
+           const int32_t **places, const i64 *lines, const i64 *widths, const float *shrink, const float *size,
+           const float *root, float scale, float beta1, float beta2, float eps, int threads) {
     __m512 b1 = _mm512_set1_ps(1.0f - beta1), b2 = _mm512_set1_ps(beta2), c2 = _mm512_set1_ps(1.0f - beta2);
-    __m512 step = _mm512_set1_ps(-size), by = _mm512_set1_ps(1.0f / root), least = _mm512_set1_ps(eps);
-    __m512 keep = _mm512_set1_ps(shrink), times = _mm512_set1_ps(scale);
-#pragma omp parallel for num_threads(threads) schedule(static)
-    for (i64 line = 0; line < lines; line++) {
-        i64 start = line * width, end = start + width;
-        if (all_zero(g + start, 2 * width) && all_zero(m1 + start, 4 * width)) continue;
-        for (i64 i = start; i < end; i += 16) {
-            __mmask16 m = tail(end - i);
-            __m512 gi = _mm512_mul_ps(load(g + i, m), times), a = _mm512_maskz_loadu_ps(m, m1 + i);
-            a = _mm512_fmadd_ps(_mm512_sub_ps(gi, a), b1, a);
-            __m512 b = _mm512_mul_ps(_mm512_maskz_loadu_ps(m, m2 + i), b2);
-            b = _mm512_fmadd_ps(_mm512_mul_ps(gi, gi), c2, b);
-            __m512 below = _mm512_fmadd_ps(_mm512_sqrt_ps(b), by, least);
-            __m512 pi = _mm512_mul_ps(_mm512_maskz_loadu_ps(m, p + i), keep);
-            pi = _mm512_fmadd_ps(_mm512_div_ps(a, below), step, pi);
-            _mm512_mask_storeu_ps(m1 + i, m, a);
-            _mm512_mask_storeu_ps(m2 + i, m, b);
-            _mm512_mask_storeu_ps(p + i, m, pi);
-            store(out + i, m, pi);
+    __m512 least = _mm512_set1_ps(eps), times = _mm512_set1_ps(scale);
+#pragma omp parallel num_threads(threads)
+    for (i64 tensor = 0; tensor < count; tensor++) {
+        float *p = weights[tensor], *m1 = first[tensor], *m2 = second[tensor];
+        const bf16 *g = gradients[tensor];
+        bf16 *out = outs[tensor];
+        const int32_t *where = places[tensor];
+        i64 width = widths[tensor];
+        __m512 step = _mm512_set1_ps(-size[tensor]), by = _mm512_set1_ps(1.0f / root[tensor]);
+        __m512 keep = _mm512_set1_ps(shrink[tensor]);
+        /* In turns of a few lines: common words stand together in a vocabulary. */
+#pragma omp for schedule(static, 8) nowait
+        for (i64 line = 0; line < lines[tensor]; line++) {
+            i64 start = line * width;
+            const bf16 *gl = g + start;
+            if (where) {
+                if (where[line] == -2) continue;
+                gl = where[line] < 0 ? 0 : g + where[line] * width;
+            } else if (all_zero(gl, 2 * width) && all_zero(m1 + start, 4 * width)) continue;
+            for (i64 i = 0; i < width; i += 16) {
+                __mmask16 m = tail(width - i);
+                i64 to = start + i;
+                __m512 gi = gl ? _mm512_mul_ps(load(gl + i, m), times) : _mm512_setzero_ps();
+                __m512 a = _mm512_maskz_loadu_ps(m, m1 + to);
+                a = _mm512_fmadd_ps(_mm512_sub_ps(gi, a), b1, a);
+                __m512 b = _mm512_mul_ps(_mm512_maskz_loadu_ps(m, m2 + to), b2);
+                b = _mm512_fmadd_ps(_mm512_mul_ps(gi, gi), c2, b);
+                __m512 below = _mm512_fmadd_ps(_mm512_sqrt_ps(b), by, least);
+                __m512 pi = _mm512_mul_ps(_mm512_maskz_loadu_ps(m, p + to), keep);
+                pi = _mm512_fmadd_ps(_mm512_div_ps(a, below), step, pi);
+                _mm512_mask_storeu_ps(m1 + to, m, a);
+                _mm512_mask_storeu_ps(m2 + to, m, b);
+                _mm512_mask_storeu_ps(p + to, m, pi);
+                store(out + to, m, pi);
+            }
         }
     }
 }

@@ -22,6 +22,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -93,27 +94,35 @@ def _cache_folder() -> Path:
     return folder
 
 
-_FLOAT, _LONG, _INT = ctypes.c_float, ctypes.c_int64, ctypes.c_int
-
-
-def _call(name: str, *values: Any) -> None:
-    """Call a kernel: tensors by address, ints as int64, floats as float32, threads last."""
+@cache
+def _function(name: str, kinds: tuple[Any, ...]) -> Any:
     library = compiled()[0]
     assert library is not None
-    assert all(v.is_contiguous() for v in values if isinstance(v, Tensor))
-    arguments = [
-        ctypes.c_void_p(v if v is None else v.data_ptr())
-        if v is None or isinstance(v, Tensor)
-        else _INT(v)
-        if isinstance(v, bool)
-        else _LONG(v)
-        if isinstance(v, int)
-        else _FLOAT(v)
-        for v in values
-    ]
-    function = getattr(library, name)
-    function.restype = _INT if name.startswith("attention") else None
-    if function(*arguments, _INT(torch.get_num_threads())):
+    function = library[name]  # an object of its own, which nobody else gives other types
+    function.argtypes = [*kinds, ctypes.c_int]
+    function.restype = ctypes.c_int if name.startswith("attention") else None
+    return function
+
+
+_KINDS = {bool: ctypes.c_int, int: ctypes.c_int64, float: ctypes.c_float}
+
+
+def call_kernel(name: str, *values: Any) -> None:
+    """Call a kernel: tensors and arrays by address, ints as int64, floats as float32, threads last.
+
+    Some hundred calls make a step, so each is kept short.
+    """
+    arguments, kinds = [], []
+    for value in values:
+        kind = _KINDS.get(type(value), ctypes.c_void_p)
+        if isinstance(value, Tensor):
+            assert value.is_contiguous()
+            value = value.data_ptr()
+        elif isinstance(value, np.ndarray):
+            value = value.ctypes.data
+        arguments.append(value)
+        kinds.append(kind)
+    if _function(name, tuple(kinds))(*arguments, torch.get_num_threads()):
         raise MemoryError(f"{name}: no memory for its tables")
 
 
@@ -122,7 +131,7 @@ def rms_norm(x_NH: Tensor, weight_H: Tensor, epsilon: float) -> tuple[Tensor, Te
     if can_run(x_NH):
         y_NH = torch.empty_like(x_NH)
         rstd_N = torch.empty(x_NH.shape[0], dtype=torch.float32)
-        _call("rms_norm", x_NH, weight_H, y_NH, rstd_N, *x_NH.shape, float(epsilon))
+        call_kernel("rms_norm", x_NH, weight_H, y_NH, rstd_N, *x_NH.shape, float(epsilon))
         return y_NH, rstd_N
     wide = x_NH.float()
     rstd_N = torch.rsqrt(wide.pow(2).mean(-1) + epsilon)
@@ -134,7 +143,7 @@ def rms_norm_backward(
 ) -> Tensor:
     """Gradient of x, which went through the norm (dy) and past it (skip); overwrites dy."""
     if can_run(x_NH):
-        _call("rms_norm_backward", dy_NH, x_NH, weight_H, rstd_N, skip_NH, dy_NH, *x_NH.shape)
+        call_kernel("rms_norm_backward", dy_NH, x_NH, weight_H, rstd_N, skip_NH, dy_NH, *x_NH.shape)
         return dy_NH
     wide, scale = x_NH.float(), rstd_N[:, None]
     inner = dy_NH.float() * weight_H.float()
@@ -146,7 +155,7 @@ def rotate(x_NAD: Tensor, cos_NR: Tensor, sin_NR: Tensor, *, back: bool = False)
     """Rotary positions on heads, in place; R = D / 2, cos and sin fp32. back: the inverse."""
     sign = -1.0 if back else 1.0
     if can_run(x_NAD):
-        _call("rotate", x_NAD, cos_NR, sin_NR, *x_NAD.shape, sign)
+        call_kernel("rotate", x_NAD, cos_NR, sin_NR, *x_NAD.shape, sign)
         return x_NAD
     lower, upper = x_NAD.float().chunk(2, dim=-1)
     cosine, sine = cos_NR[:, None], sin_NR[:, None] * sign
@@ -158,7 +167,7 @@ def silu_mul(gate_NI: Tensor, up_NI: Tensor) -> Tensor:
     """silu(gate) times up."""
     if can_run(gate_NI):
         y_NI = torch.empty_like(gate_NI)
-        _call("silu_mul", gate_NI, up_NI, y_NI, gate_NI.numel())
+        call_kernel("silu_mul", gate_NI, up_NI, y_NI, gate_NI.numel())
         return y_NI
     return F.silu(gate_NI) * up_NI
 
@@ -168,7 +177,7 @@ def silu_mul_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """(gradient of gate, gradient of up, silu(gate) times up again); may overwrite all three."""
     if can_run(gate_NI):
-        _call("silu_mul_backward", dy_NI, gate_NI, up_NI, gate_NI.numel())
+        call_kernel("silu_mul_backward", dy_NI, gate_NI, up_NI, gate_NI.numel())
         return gate_NI, up_NI, dy_NI
     share = torch.sigmoid(gate_NI)
     silu = gate_NI * share
@@ -192,7 +201,7 @@ def attention(q_NAD: Tensor, k_NGD: Tensor, v_NGD: Tensor, how: Attention) -> tu
     if can_run(q_NAD) and q_NAD.shape[2] % 16 == 0:
         out = torch.empty_like(q_NAD)
         lse = torch.empty(q_NAD.shape[:2], dtype=torch.float32)
-        _call("attention", q_NAD, k_NGD, v_NGD, *_numbers(q_NAD, k_NGD, how), out, lse)
+        call_kernel("attention", q_NAD, k_NGD, v_NGD, *_numbers(q_NAD, k_NGD, how), out, lse)
         return out, lse
     outs, sums = [], []
     for number, (q, k, v) in enumerate(_rows(how.starts_R1, q_NAD, k_NGD, v_NGD)):
@@ -210,7 +219,7 @@ def attention_backward(
     """Gradients of q, k and v."""
     if can_run(q_NAD) and q_NAD.shape[2] % 16 == 0:
         dq, dk, dv = torch.empty_like(q_NAD), torch.empty_like(k_NGD), torch.empty_like(v_NGD)
-        _call("attention_backward", dout, q_NAD, k_NGD, v_NGD, out, lse_NA,
+        call_kernel("attention_backward", dout, q_NAD, k_NGD, v_NGD, out, lse_NA,
               *_numbers(q_NAD, k_NGD, how), dq, dk, dv)  # fmt: skip
         return dq, dk, dv
     parts = []
@@ -275,7 +284,7 @@ def cross_entropy_and_gradient(
     """(losses_N fp32, weight times the gradient of each logit); may reuse the logits."""
     if can_run(logits_NV):
         losses_N = torch.empty(logits_NV.shape[0], dtype=torch.float32)
-        _call("cross_entropy", logits_NV, target_N, weight_N, losses_N, *logits_NV.shape,
+        call_kernel("cross_entropy", logits_NV, target_N, weight_N, losses_N, *logits_NV.shape,
               float(label_smoothing))  # fmt: skip
         return losses_N, logits_NV
     wide = logits_NV.float()
@@ -299,7 +308,7 @@ def dropout_add_norm(
         total, y_NH = torch.empty_like(a_NH), torch.empty_like(a_NH)
         mean_N = torch.empty(a_NH.shape[0], dtype=torch.float32)
         rstd_N = torch.empty_like(mean_N)
-        _call("dropout_add_norm", a_NH, x_NH, weight_H, bias_H, total, y_NH, mean_N, rstd_N,
+        call_kernel("dropout_add_norm", a_NH, x_NH, weight_H, bias_H, total, y_NH, mean_N, rstd_N,
               *a_NH.shape, float(epsilon), float(dropout), seed)  # fmt: skip
         return y_NH, total, mean_N, rstd_N
     total = a_NH * _keep(a_NH, dropout, seed).to(a_NH.dtype) if dropout else a_NH
@@ -322,7 +331,7 @@ def dropout_add_norm_backward(
         dx_NH = torch.empty_like(dy_NH)
         da_NH = torch.empty_like(dy_NH) if dropout else dx_NH
         partial = torch.empty(-(-count // _LINES), 3, width, dtype=torch.float32)
-        _call("dropout_add_norm_backward", dy_NH, total_NH, weight_H, mean_N, rstd_N, dx_NH, da_NH,
+        call_kernel("dropout_add_norm_backward", dy_NH, total_NH, weight_H, mean_N, rstd_N, dx_NH, da_NH,
               partial, count, width, float(dropout), seed)  # fmt: skip
         return dx_NH, da_NH, partial.sum(0)
     unit = (total_NH.float() - mean_N[:, None]) * rstd_N[:, None]
@@ -340,7 +349,7 @@ def dropout_(x_NH: Tensor, share: float, seed: int) -> Tensor:
     if not share:
         return x_NH
     if can_run(x_NH):
-        _call("dropout", x_NH, *x_NH.shape, float(share), seed)
+        call_kernel("dropout", x_NH, *x_NH.shape, float(share), seed)
         return x_NH
     return x_NH.mul_(_keep(x_NH, share, seed).to(x_NH.dtype))
 
@@ -349,7 +358,7 @@ def gelu(x_NI: Tensor) -> Tensor:
     """The exact GELU."""
     if can_run(x_NI):
         y_NI = torch.empty_like(x_NI)
-        _call("gelu", x_NI, y_NI, x_NI.numel())
+        call_kernel("gelu", x_NI, y_NI, x_NI.numel())
         return y_NI
     return F.gelu(x_NI)
 
@@ -359,7 +368,7 @@ def gelu_backward(dy_NI: Tensor, x_NI: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     count, width = x_NI.shape
     if can_run(x_NI):
         partial = torch.empty(-(-count // _LINES), width, dtype=torch.float32)
-        _call("gelu_backward", dy_NI, x_NI, partial, count, width)
+        call_kernel("gelu_backward", dy_NI, x_NI, partial, count, width)
         return x_NI, dy_NI, partial.sum(0)
     dx = torch.ops.aten.gelu_backward(dy_NI, x_NI)
     return dx, F.gelu(x_NI), dx.float().sum(0)
@@ -370,31 +379,6 @@ def column_sums(x_NH: Tensor) -> Tensor:
     if can_run(x_NH):
         count, width = x_NH.shape
         partial = torch.empty(-(-count // _LINES), width, dtype=torch.float32)
-        _call("column_sums", x_NH, partial, count, width)
+        call_kernel("column_sums", x_NH, partial, count, width)
         return partial.sum(0)
     return x_NH.float().sum(0)
-
-
-def square_sum(gradient: Tensor) -> Tensor:
-    """Sum of squares in fp64, in an order that depends on the size alone."""
-    if can_run(gradient):
-        partial = torch.empty(-(-gradient.numel() // 4096), dtype=torch.float64)
-        _call("square_sums", gradient, partial, gradient.numel())
-        return partial.sum()
-    return gradient.double().pow(2).sum()
-
-
-def adamw(
-    master: Tensor, first: Tensor, second: Tensor, gradient: Tensor, out: Tensor, *,
-    scale: float, rate: float, decay: float, betas: tuple[float, float], epsilon: float, step: int,
-) -> None:  # fmt: skip
-    """One AdamW update of fp32 weights from bf16 gradients times scale, and their bf16 copy.
-
-    A line (of the last dimension) without a gradient now or ever before is left as it is, not even
-    decayed: the words of an embedding that the data lacks.
-    """
-    width = master.shape[-1] if master.ndim else 1
-    _call("adamw", master, first, second, gradient, out, master.numel() // max(1, width), width,
-          float(scale),
-          1.0 - rate * decay, rate / (1.0 - betas[0] ** step), (1.0 - betas[1] ** step) ** 0.5,
-          float(betas[0]), float(betas[1]), float(epsilon))  # fmt: skip
