@@ -4,7 +4,7 @@ The quickstart's model (MiniLM, mean pooling, fitted head) learns the support ti
 twice, once by each path; all else is equal: rows, batches, rates, optimiser. Dropout's random
 numbers differ, so single runs differ by luck; the mean over seeds must not.
 
-    python bench/packed_encoders.py [--seeds 1,2,3,4,5,6] [--passes 2]     dropout as the base has it
+    python bench/packed_encoders.py [--seeds 1,2,3,4,5,6] [--passes 2]   dropout as the base has
     python bench/packed_encoders.py --curves [--steps 200]   without dropout, losses step by step
 """
 
@@ -79,7 +79,8 @@ def judge(setup: Setup, model: Any) -> dict[str, float]:
             logits[part] = model(**model_inputs(batch)).logits.float()
     target = torch.tensor([row.target for row in rows])
     losses = [
-        float(torch.nn.functional.cross_entropy(logits / t, target)) for t in np.geomspace(0.5, 8, 33)
+        float(torch.nn.functional.cross_entropy(logits / t, target))
+        for t in np.geomspace(0.5, 8, 33)
     ]
     return {
         "rows": len(rows),
@@ -135,8 +136,8 @@ def compare_curves(steps: int) -> None:
         name: float(np.abs(np.array(curve) - truth).mean() / truth.mean())
         for name, curve in curves.items()
     }
-    bar = at_most(f"packed encoder, no dropout, {steps} steps: distance of its loss curve from fp32 "
-                  "over that of torch's own layers in bf16",
+    bar = at_most(f"packed encoder, no dropout, {steps} steps: distance of its loss curve from "
+                  "fp32 over that of torch's own layers in bf16",
                   apart["packed bf16"] / apart["torch bf16"], 1.25, "x")  # fmt: skip
     record("packed_encoders_curves", [bar], HARDWARE, {"apart": apart, "curves": curves})
 

@@ -167,12 +167,14 @@ def run_once(system: str, model: Path, *, whole: bool) -> dict[str, Any]:
     )
     threads = os.environ.get("OMP_NUM_THREADS") if whole else None
     done = subprocess.run(
-        command, capture_output=True, text=True,
+        command,
+        capture_output=True,
+        text=True,
         env={
-            **os.environ, "TUNEWRIGHT_PACKED_ENCODERS": "on",
+            **os.environ,
             "OMP_NUM_THREADS": threads or str(len(os.sched_getaffinity(0))),
         },
-    )  # fmt: skip
+    )
     if done.returncode:
         raise SystemExit(f"{system}: {done.stderr[-3000:]}")
     return dict(json.loads(done.stdout.splitlines()[-1]))

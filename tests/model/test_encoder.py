@@ -47,7 +47,7 @@ def padded_logits(model, parts):
 def gradients(model, logits):
     loss = torch.nn.functional.cross_entropy(logits.float(), LABELS, reduction="sum")
     loss.backward()
-    found = {n: p.grad.float() for n, p in model.named_parameters() if NOISE not in n}
+    found = {n: p.grad.to_dense().float() for n, p in model.named_parameters() if NOISE not in n}
     model.zero_grad()
     return loss.detach(), found
 
@@ -73,6 +73,45 @@ def test_in_bf16_it_is_as_near_to_fp32_as_transformers_in_bf16():
     theirs = furthest(gradients(half, padded_logits(half, parts))[1], truth)
     ours = furthest(gradients(half, packed_logits(half, parts))[1], truth)
     assert 0 < ours < 1.25 * theirs
+
+
+@needs_kernels
+def test_the_row_that_fills_up_changes_nothing(monkeypatch):
+    model, parts = bert(torch.bfloat16), rows()
+    assert sum(LENGTHS) % kernels.ROUND_TOKENS
+    loss, found = gradients(model, packed_logits(model, parts))
+    monkeypatch.setattr(kernels, "ROUND_TOKENS", 1)
+    plain_loss, plain = gradients(model, packed_logits(model, parts))
+    assert float(loss) == pytest.approx(float(plain_loss), rel=1e-3)
+    assert furthest(found, plain) < 1e-2  # products of another size sum in another order
+
+
+@needs_kernels
+def test_gradients_with_dropout_are_the_slope_of_that_very_forward_pass():
+    """Small steps along each gradient change the loss by as much as it says, masks held fixed."""
+    model = bert(torch.bfloat16, hidden_dropout_prob=0.2, attention_probs_dropout_prob=0.2)
+    parts = rows()
+
+    def loss_now():
+        torch.manual_seed(3)
+        logits = packed_logits(model, parts).float()
+        return torch.nn.functional.cross_entropy(logits, LABELS, reduction="sum")
+
+    loss_now().backward()
+    slopes = {n: p.grad.to_dense().float() for n, p in model.named_parameters() if NOISE not in n}
+    ratios = {}
+    for name, slope in slopes.items():
+        weight, size = model.get_parameter(name).data, float(slope.pow(2).sum())
+        before, moved, losses = weight.clone(), [], []
+        for sign in (1, -1):
+            weight.copy_(before.float() + sign * 0.3 / size * slope)
+            moved.append(float(((weight.float() - before.float()) * slope).sum()))
+            with torch.no_grad():
+                losses.append(float(loss_now()))
+        weight.copy_(before)
+        ratios[name] = (losses[0] - losses[1]) / (moved[0] - moved[1])
+    off = {name: ratio for name, ratio in ratios.items() if not 0.8 < ratio < 1.2}
+    assert not off
 
 
 @needs_kernels
@@ -161,7 +200,7 @@ def test_attention_with_dropout_has_the_gradient_of_its_own_mask():
         assert float((ours.float() - leaf.grad).norm() / leaf.grad.norm()) < 2e-2
 
 
-def test_other_encoders_frozen_ones_and_fp32_are_left_to_torch(monkeypatch):
+def test_other_encoders_frozen_ones_and_fp32_are_left_to_torch():
     assert fast_encoder(bert()) is None
     frozen = bert(torch.bfloat16)
     frozen.bert.embeddings.requires_grad_(False)
@@ -171,6 +210,4 @@ def test_other_encoders_frozen_ones_and_fp32_are_left_to_torch(monkeypatch):
     add_embedding_noise(noisy, 5.0)
     assert fast_encoder(noisy) is None
     half = bert(torch.bfloat16)
-    assert "encoder layers" not in make_fast(half)  # only on request
-    monkeypatch.setenv("TUNEWRIGHT_PACKED_ENCODERS", "on")
     assert ("encoder layers" in make_fast(half)) == (kernels.compiled()[0] is not None)

@@ -9,7 +9,6 @@ Shapes as in kernels.py; M tokens, K inputs and N outputs of a dense layer.
 
 from __future__ import annotations
 
-import os
 import weakref
 from dataclasses import dataclass
 from typing import Any
@@ -56,20 +55,22 @@ class FastEncoder:
 
     def logits(self, ids_N: Tensor, positions_N: Tensor, starts_R1: Tensor) -> Tensor:
         """(R, K) logits of packed rows."""
+        starts_R1 = starts_R1.contiguous()
+        firsts_R = starts_R1[:-1]
+        ids_N, positions_N, starts_R1 = kernels.filled_up(ids_N, positions_N, starts_R1)
         embeddings = self.plain.bert.embeddings
         training = self.plain.training
         types = embeddings.token_type_embeddings.weight[:1]
         places_NH = embeddings.position_embeddings(positions_N) + types
         norm = embeddings.LayerNorm
         x_NH = _AddNorm.apply(  # type: ignore[no-untyped-call]
-            embeddings.word_embeddings(ids_N) + places_NH, norm.weight, norm.bias, norm.eps,
+            _embed(embeddings.word_embeddings, ids_N) + places_NH, norm.weight, norm.bias, norm.eps,
             embeddings.dropout.p if training else 0.0, _new_seed(training),
         )  # fmt: skip
-        starts_R1 = starts_R1.contiguous()
         for layer in self.layers:
             how = _How(starts_R1, training, _new_seed(training))
             x_NH = _LayerFunction.apply(x_NH, layer, how, *layer.parameters)  # type: ignore[no-untyped-call]
-        first_RH = x_NH.index_select(0, starts_R1[:-1])
+        first_RH = x_NH.index_select(0, firsts_R)
         pooler = self.plain.bert.pooler
         pooled_RH = pooler.activation(pooler.dense(first_RH))
         return torch.as_tensor(self.plain.classifier(self.plain.dropout(pooled_RH)))
@@ -99,15 +100,6 @@ def _new_seed(training: bool) -> int:
 _KNOWN: weakref.WeakKeyDictionary[nn.Module, FastEncoder | None] = weakref.WeakKeyDictionary()
 
 
-def packs_encoders() -> bool:
-    """Whether encoders are trained packed: only on request, TUNEWRIGHT_PACKED_ENCODERS=on.
-
-    The passes equal torch's in fp32 and bf16, yet the quickstart ended two points lower with them
-    (bench/LOG.md); until that is explained, speed has to wait.
-    """
-    return os.environ.get("TUNEWRIGHT_PACKED_ENCODERS", "").lower() in ("on", "1")
-
-
 def fast_encoder(model: nn.Module) -> FastEncoder | None:
     """The model as a FastEncoder, or None where some part of it is not of the shape known here.
 
@@ -129,8 +121,9 @@ def _read_encoder(model: Any) -> FastEncoder | None:
     known = type(model).__name__ == "BertForSequenceClassification"
     if not known or config is None or config.is_decoder or config.hidden_act != "gelu":
         return None
-    if any(not parameter.requires_grad for parameter in model.parameters()):
-        return None
+    parameters = list(model.parameters())
+    if any(not p.requires_grad or hasattr(p, "device_mesh") for p in parameters):
+        return None  # frozen in part, or sharded over ranks: torch's own code gathers it
     if getattr(config, "position_embedding_type", "absolute") != "absolute":
         return None
     if hasattr(model.get_input_embeddings(), "adds_noise"):  # made for rows, not packed ones
@@ -163,6 +156,43 @@ def _read_encoder(model: Any) -> FastEncoder | None:
         for name in _PARTS
     )
     return FastEncoder(model, layers) if plain else None
+
+
+def _embed(embedding: nn.Embedding, ids_N: Tensor) -> Tensor:
+    """Embeddings whose gradient is sparse where it is packed in bf16 for the optimiser's kernel."""
+    weight, padding = embedding.weight, embedding.padding_idx
+    # torch leaves out the gradient of the padding word.
+    if not kernels.can_run(weight) or (padding is not None and bool((ids_N == padding).any())):
+        return torch.as_tensor(embedding(ids_N))
+    return torch.as_tensor(_Embed.apply(weight, ids_N))  # type: ignore[no-untyped-call]
+
+
+class _Embed(torch.autograd.Function):
+    """Lines of a table. The gradient holds those lines alone, each summed up in fp32.
+
+    A dense one is written and read three times in a step; in a small encoder with a vocabulary of
+    30,000 that takes as long as the layers' elementwise passes.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, weight_VH: Tensor, ids_N: Tensor) -> Tensor:
+        ctx.ids_N, ctx.shape = ids_N, weight_VH.shape
+        return weight_VH.index_select(0, ids_N)
+
+    @staticmethod
+    def backward(ctx: Any, dx_NH: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        words_U, places_N = ctx.ids_N.unique(return_inverse=True)
+        sums_UH = torch.zeros(words_U.numel(), dx_NH.shape[1]).index_add_(
+            0, places_N, dx_NH.float()
+        )
+        gradient = torch.sparse_coo_tensor(
+            words_U[None],
+            sums_UH.to(dx_NH.dtype),
+            ctx.shape,
+            is_coalesced=True,
+            check_invariants=False,
+        )
+        return gradient, None
 
 
 class _AddNorm(torch.autograd.Function):

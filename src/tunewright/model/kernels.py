@@ -126,6 +126,27 @@ def call_kernel(name: str, *values: Any) -> None:
         raise MemoryError(f"{name}: no memory for its tables")
 
 
+ROUND_TOKENS = 32
+
+
+def filled_up(
+    ids_N: Tensor, positions_N: Tensor, starts_R1: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Packed rows with one more behind them, so that their tokens are a multiple of 32.
+
+    oneDNN builds a kernel for every new number of tokens, in about the time of the product itself;
+    with few different numbers it finds them again. Nobody reads the row that is added.
+    """
+    missing = -ids_N.numel() % ROUND_TOKENS
+    if not missing or not compiled()[0]:
+        return ids_N, positions_N, starts_R1
+    return (
+        torch.cat([ids_N, ids_N[:1].expand(missing)]),
+        torch.cat([positions_N, positions_N.new_zeros(missing)]),
+        torch.cat([starts_R1, starts_R1[-1:] + missing]),
+    )
+
+
 def rms_norm(x_NH: Tensor, weight_H: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
     """(x scaled to unit root mean square times weight, 1 / rms in fp32 as (N,))."""
     if can_run(x_NH):
@@ -331,8 +352,8 @@ def dropout_add_norm_backward(
         dx_NH = torch.empty_like(dy_NH)
         da_NH = torch.empty_like(dy_NH) if dropout else dx_NH
         partial = torch.empty(-(-count // _LINES), 3, width, dtype=torch.float32)
-        call_kernel("dropout_add_norm_backward", dy_NH, total_NH, weight_H, mean_N, rstd_N, dx_NH, da_NH,
-              partial, count, width, float(dropout), seed)  # fmt: skip
+        call_kernel("dropout_add_norm_backward", dy_NH, total_NH, weight_H, mean_N, rstd_N, dx_NH,
+              da_NH, partial, count, width, float(dropout), seed)  # fmt: skip
         return dx_NH, da_NH, partial.sum(0)
     unit = (total_NH.float() - mean_N[:, None]) * rstd_N[:, None]
     wide = dy_NH.float()

@@ -7,7 +7,7 @@ from torch import nn
 
 from tunewright.model import kernels
 from tunewright.model.decoder import fast_decoder
-from tunewright.model.encoder import fast_encoder, packs_encoders
+from tunewright.model.encoder import fast_encoder
 from tunewright.model.fast import speed_up
 
 
@@ -20,7 +20,7 @@ def make_fast(model: nn.Module) -> str:
         how = "plain torch: the kernels are for bf16"
     if fast_decoder(model) is not None:
         return f"fast path: whole decoder layers, rows without padding ({how})"
-    if packs_encoders() and fast_encoder(model) is not None:
+    if fast_encoder(model) is not None:
         return f"fast path: whole encoder layers, rows without padding ({how})"
     if swapped:
         return f"fast path: {swapped} LoRA layers"

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tunewright.model.kernels import can_run, call_kernel
+from tunewright.model.kernels import call_kernel, can_run
 
 _BLOCK = 4096
 
@@ -89,7 +89,7 @@ def adamw(
 
 
 def new_places(first: Tensor) -> Tensor:
-    """`Update.places` for a weight with these first moments: lines that moved have had gradients."""
+    """`Update.places` for a weight with these first moments: what moved had gradients."""
     moved = first.flatten(1).any(1)
     return torch.where(moved, -1, -2).to(torch.int32)
 

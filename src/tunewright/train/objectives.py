@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from tunewright.data.batch import IGNORED, Batch, model_inputs
 from tunewright.data.render import Row
 from tunewright.model.decoder import FastDecoder, fast_decoder
-from tunewright.model.encoder import fast_encoder, packs_encoders
+from tunewright.model.encoder import fast_encoder
 from tunewright.model.generate import target_logits
 
 Objective = Callable[..., Tensor]
@@ -137,7 +137,7 @@ def packs_rows(model: nn.Module, row: Row, wish: bool) -> bool:
     if row.target_weights is not None:
         return wish or fast_decoder(model) is not None
     tags = isinstance(row.target, np.ndarray) and row.target.dtype == np.int32
-    return not tags and packs_encoders() and fast_encoder(model) is not None
+    return not tags and fast_encoder(model) is not None
 
 
 def _wide(logits: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from tunewright.config import TrainingSection
-from tunewright.model import kernels
+from tunewright.model import updates
 from tunewright.train.parallel import Ranks, Shards, sum_gradients
 
 BETAS = (0.9, 0.98)
@@ -96,6 +96,8 @@ class MasterAdamW:
         self.waiting: dict[int, Tensor] = {}
         """bf16 gradients of a step's only micro-batch so far, by number: not copied to fp32 yet."""
         self.update_scale = 1.0
+        self.places: dict[int, Tensor] = {}
+        """Of weights whose gradients are sparse, by number: see updates.Update."""
 
     def collect_gradients(self) -> None:
         """Add the gradients of one micro-batch to the masters', in fp32.
@@ -109,14 +111,16 @@ class MasterAdamW:
             grad, parameter.grad = parameter.grad, None
             if grad is None:
                 continue
+            if grad.is_sparse:
+                grad = grad.coalesce()  # autograd forgets that it is
             # A companion reads the gradients in fp32, after the update.
             alone = master.grad is None and number not in self.waiting and self.companion is None
-            if alone and parameter.is_contiguous() and kernels.can_run(grad):
-                self.waiting[number] = grad.contiguous()
+            if alone and parameter.is_contiguous() and updates.takes(grad):
+                self.waiting[number] = grad if grad.is_sparse else grad.contiguous()
                 continue
             self._widen(number)
             if master.grad is None:
-                master.grad = grad.to(master.dtype)
+                master.grad = grad.to_dense().to(master.dtype)
             else:
                 master.grad += grad
 
@@ -136,8 +140,8 @@ class MasterAdamW:
                 self._widen(number)
         if self.waiting:
             self.update_scale = scale
-            squares = [kernels.square_sum(grad) for grad in self.waiting.values()]
-            return torch.stack(squares).sum().sqrt() * scale
+            squares = updates.square_sum(list(self.waiting.values()))
+            return torch.tensor(math.sqrt(squares) * scale, dtype=torch.float64)
         grads = [m.grad for m in self.masters if m.grad is not None]
         if not grads:
             return torch.zeros(())
@@ -148,7 +152,7 @@ class MasterAdamW:
     def _widen(self, number: int) -> None:
         """A gradient that waited in bf16 becomes the master's, in fp32."""
         if number in self.waiting:
-            self.masters[number].grad = self.waiting.pop(number).to(torch.float32)
+            self.masters[number].grad = self.waiting.pop(number).to_dense().to(torch.float32)
 
     def step(self, rate_factor: float, norm: float) -> None:
         """One update at `rate_factor` times the peak rates; clips to max_grad_norm first."""
@@ -176,6 +180,7 @@ class MasterAdamW:
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak"] * rate_factor
         self.optimizer.step()
+        self.places = {}  # every line has moved
         named = zip(self.names, self.masters, strict=True)
         gradients = {name: master.grad for name, master in named if master.grad is not None}
         for master in self.masters:
@@ -190,20 +195,32 @@ class MasterAdamW:
             for group in self.optimizer.param_groups
             for master in group["params"]
         }
-        for number, grad in self.waiting.items():
-            master = self.masters[number]
-            state = self.optimizer.state[master]
-            if not state:
-                state["step"] = torch.zeros((), dtype=torch.float32)
-                state["exp_avg"] = torch.zeros_like(master)
-                state["exp_avg_sq"] = torch.zeros_like(master)
-            state["step"] += 1
-            kernels.adamw(
-                master, state["exp_avg"], state["exp_avg_sq"], grad, self.parameters[number].data,
-                scale=self.update_scale * clip, rate=self.peaks[number] * rate_factor,
-                decay=decays[id(master)], betas=BETAS, epsilon=EPSILON, step=int(state["step"]),
-            )  # fmt: skip
+        wanted = [
+            self._update_of(number, grad, rate_factor, decays[id(self.masters[number])])
+            for number, grad in self.waiting.items()
+        ]
+        updates.adamw(wanted, scale=self.update_scale * clip, betas=BETAS, epsilon=EPSILON)
         self.waiting = {}
+
+    def _update_of(
+        self, number: int, gradient: Tensor, rate_factor: float, decay: float
+    ) -> updates.Update:
+        master = self.masters[number]
+        state = self.optimizer.state[master]
+        if not state:
+            state["step"] = torch.zeros((), dtype=torch.float32)
+            state["exp_avg"] = torch.zeros_like(master)
+            state["exp_avg_sq"] = torch.zeros_like(master)
+        state["step"] += 1
+        if gradient.is_sparse and number not in self.places:
+            self.places[number] = updates.new_places(state["exp_avg"])
+        elif not gradient.is_sparse:
+            self.places.pop(number, None)
+        return updates.Update(
+            master, state["exp_avg"], state["exp_avg_sq"], gradient, self.parameters[number].data,
+            rate=self.peaks[number] * rate_factor, decay=decay, step=int(state["step"]),
+            places=self.places.get(number),
+        )  # fmt: skip
 
     def drop_gradients(self) -> None:
         """Forget gradients of a step that is not taken."""
@@ -250,7 +267,7 @@ class MasterAdamW:
 
     def load_state_tensors(self, state: Mapping[str, Tensor], updates: int) -> None:
         """Take up the state of a checkpoint, exactly."""
-        self.updates = updates
+        self.updates, self.places = updates, {}
         for number, (name, master) in enumerate(zip(self.names, self.masters, strict=True)):
             master.copy_(state[f"master.{name}"])
             if f"exp_avg.{name}" in state:
