@@ -38,6 +38,8 @@ def start(recipe: Path, run: Path) -> float:
     began = time.perf_counter()
     with subprocess.Popen(
         [str(part) for part in command],
+        # A warm start has its bytecode, whatever this shell says about writing it.
+        env={k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
