@@ -1,7 +1,8 @@
 """MiniLM, all weights, on banking77 side by side with Hugging Face's Trainer, A B C A B C ...
 
-python bench/speed_minilm.py [--repeats N] [--systems A,B]   speed, some hundred steps a run
-python bench/speed_minilm.py --accuracy [--systems A,B]      whole runs, for their test accuracy
+python bench/speed_minilm.py             five repeats of some hundred steps each, in turn, then one
+                                         whole run of each system, whose answers are compared
+python bench/speed_minilm.py --keep      adds to the runs of earlier calls
 Every system starts from the same folder (random head) and reads the same token ids.
 """
 
@@ -24,7 +25,15 @@ from scipy.stats import binomtest
 
 from record import at_least, record
 from shapes import shared_data
-from speed_lora import HARDWARE, HERE, MOST_WAITED, PEERS, SCRATCH, resident_bytes, waited_share
+from speed_lora import (
+    HARDWARE,
+    HERE,
+    MOST_WAITED,
+    PEERS,
+    SCRATCH,
+    resident_bytes,
+    waited_share,
+)
 
 FOLDER = SCRATCH / "minilm"
 WARM_UP = 5
@@ -58,7 +67,9 @@ def prepare() -> Path:
     labels = sorted({row["category"] for row in tables["train"]})
     base = load_base("embedded:minilm", task="classify", labels=labels)
     for name, rows in tables.items():
-        ids = base.tokenizer([row["text"] for row in rows], truncation=True)["input_ids"]
+        ids = base.tokenizer([row["text"] for row in rows], truncation=True)[
+            "input_ids"
+        ]
         lines = [
             json.dumps({"input_ids": i, "label": labels.index(row["category"])})
             for i, row in zip(ids, rows, strict=True)
@@ -86,7 +97,11 @@ def own_run(model: str) -> None:
     from tunewright.config import TrainingSection
     from tunewright.journal import silence
     from tunewright.model.adapters.table import attach, trainable_parameters
-    from tunewright.model.device import cap_kernel_caches, keep_freed_memory, peak_memory
+    from tunewright.model.device import (
+        cap_kernel_caches,
+        keep_freed_memory,
+        peak_memory,
+    )
     from tunewright.model.load import load_base
     from tunewright.model.speed import make_fast
     from tunewright.train.objectives import OBJECTIVES
@@ -150,7 +165,9 @@ def predictions(model: Any) -> list[int]:
     model.eval()
     with torch.no_grad():
         for part in batches_by_length(rows, 4096):
-            batch = make_batch([rows[i] for i in part], pad_id=0, device=torch.device("cpu"))
+            batch = make_batch(
+                [rows[i] for i in part], pad_id=0, device=torch.device("cpu")
+            )
             found[part] = model(**model_inputs(batch)).logits.argmax(-1).numpy()
     return found.tolist()
 
@@ -184,7 +201,9 @@ def correct(predicted: list[int]) -> Any:
     return np.array(predicted) == [row.target for row in read_rows("test")]
 
 
-def conclude(runs: dict[str, list[dict[str, Any]]], whole: dict[str, dict[str, Any]]) -> None:
+def conclude(
+    runs: dict[str, list[dict[str, Any]]], whole: dict[str, dict[str, Any]]
+) -> None:
     middle = {s: median(r["rows_per_s"] for r in found) for s, found in runs.items()}
     bars = [
         at_least("MiniLM on banking77: rows/s against Trainer as shipped",
@@ -193,19 +212,26 @@ def conclude(runs: dict[str, list[dict[str, Any]]], whole: dict[str, dict[str, A
                  middle["tunewright"] / middle["bf16 by length"], 1.5, "x"),
     ]  # fmt: skip
     right = {s: correct(r["predicted"]) for s, r in whole.items()}
-    if {"tunewright", "bf16 by length"} <= right.keys():
-        ours, theirs = right["tunewright"], right["bf16 by length"]
-        p = binomtest(int((ours & ~theirs).sum()), max(1, int((ours != theirs).sum()))).pvalue
+    pairs = {}
+    for peer in right.keys() - {"tunewright"} if "tunewright" in right else ():
+        ours, theirs = right["tunewright"], right[peer]
+        differ = int((ours != theirs).sum())
+        p = binomtest(int((ours & ~theirs).sum()), differ).pvalue if differ else 1.0
+        pairs[peer] = {
+            "gain_points": 100 * float(ours.mean() - theirs.mean()),
+            "p": float(p),
+        }
         worse = ours.mean() < theirs.mean()
         bars.append(
-            at_least("MiniLM on banking77: accuracy, paired test against ours being worse",
+            at_least(f"MiniLM on banking77: accuracy not below Trainer {peer}, exact paired test",
                      p if worse else 1.0, 0.05, "p")
         )  # fmt: skip
     record("speed_minilm", bars, HARDWARE, {
         "repeats": {s: len(found) for s, found in runs.items()}, "rows_per_s": middle,
         "memory_bytes": {s: median(r["memory_bytes"] for r in f) for s, f in runs.items()},
         "all_rows_per_s": {s: [round(r["rows_per_s"], 1) for r in f] for s, f in runs.items()},
-        "accuracy": {s: float(found.mean()) for s, found in right.items()}, "settings": SETTINGS,
+        "accuracy": {s: float(found.mean()) for s, found in right.items()}, "pairs": pairs,
+        "whole_seconds": {s: r["seconds"] for s, r in whole.items()}, "settings": SETTINGS,
         "systems": SYSTEMS, "how": runs["tunewright"][0]["how"],
         "peers": runs["shipped"][0]["versions"],
     })  # fmt: skip
@@ -217,30 +243,43 @@ def main() -> None:
         return
     parser = argparse.ArgumentParser()
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--accuracy", action="store_true")
+    parser.add_argument(
+        "--whole", type=int, default=1, help="whole runs of each system, 0 or 1"
+    )
     parser.add_argument("--systems", default=",".join(SYSTEMS))
-    options = parser.parse_args()
+    parser.add_argument("--keep", action="store_true")
+    wish = parser.parse_args()
     if not PEERS.exists():
         raise SystemExit(f"{PEERS}: no peers' environment; `make .peers` builds it")
-    model, kept, ends = prepare(), FOLDER / "runs.json", FOLDER / "whole.json"
-    runs = json.loads(kept.read_text()) if kept.exists() else {}
-    whole = json.loads(ends.read_text()) if ends.exists() else {}
-    for _ in range(1 if options.accuracy else options.repeats):
-        for system in options.systems.split(","):
-            result = run_once(system, model, whole=options.accuracy)
-            print(
-                system,
-                {k: v for k, v in result.items() if k not in ("versions", "predicted")},
-                flush=True,
-            )
-            if options.accuracy:
-                whole[system] = result
-                ends.write_text(json.dumps(whole))
-            elif result["waited_share"] <= MOST_WAITED:
+    model = prepare()
+    runs = kept_runs("runs.json", wish.keep)
+    for _ in range(wish.repeats):
+        for system in wish.systems.split(","):
+            result = shown(system, run_once(system, model, whole=False))
+            if result["waited_share"] <= MOST_WAITED:
                 runs.setdefault(system, []).append(result)
-                kept.write_text(json.dumps(runs))
-    if set(SYSTEMS) <= runs.keys():
-        conclude(runs, whole)
+                (FOLDER / "runs.json").write_text(json.dumps(runs))
+    whole = kept_runs("whole.json", wish.keep)
+    for system in wish.systems.split(",") if wish.whole else ():
+        whole[system] = shown(system, run_once(system, model, whole=True))
+        (FOLDER / "whole.json").write_text(json.dumps(whole))
+    missing = SYSTEMS.keys() - runs.keys()
+    if missing:
+        raise SystemExit(
+            f"{', '.join(missing)}: no run had the processors to itself; nothing kept"
+        )
+    conclude(runs, whole)
+
+
+def kept_runs(name: str, keep: bool) -> dict[str, Any]:
+    place = FOLDER / name
+    return json.loads(place.read_text()) if keep and place.exists() else {}
+
+
+def shown(system: str, result: dict[str, Any]) -> dict[str, Any]:
+    told = {k: v for k, v in result.items() if k not in ("versions", "predicted")}
+    print(system, told, flush=True)
+    return result
 
 
 if __name__ == "__main__":
