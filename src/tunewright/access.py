@@ -137,6 +137,14 @@ class KeyRing:
                 found = caller
         return found
 
+    def is_in_force(self, caller: Caller) -> bool:
+        """Whether the key of somebody who logged in with it is still good."""
+        self._look_again()
+        if caller.id == "environment":
+            return bool(self._given)
+        ends = [ends_at for _, known, ends_at in self._known if known.id == caller.id]
+        return bool(ends) and (ends[0] is None or time.time() < ends[0])
+
     def refresh(self) -> None:
         """Read the database now."""
         if self._database is None:

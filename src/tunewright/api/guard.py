@@ -139,7 +139,8 @@ class Guard:
         for pair in headers.get(b"cookie", b"").decode("latin-1").split(";"):
             name, _, value = pair.strip().partition("=")
             if name == COOKIE:
-                return self.sessions(value)
+                found = self.sessions(value)
+                return found if found and self.keys.is_in_force(found) else None
         return None
 
 

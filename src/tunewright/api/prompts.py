@@ -56,6 +56,13 @@ class Sampled(BaseModel):
         """Whether a stream ends with a chunk that counts tokens."""
         return bool((self.stream_options or {}).get("include_usage"))
 
+    def check_bias(self, size: int) -> None:
+        """Raise ApiError unless logit_bias names tokens of a vocabulary of this size."""
+        for token in self.logit_bias or {}:
+            if not (token.isascii() and token.isdigit() and len(token) < 10 and int(token) < size):
+                text = f"logit_bias: {token[:40]!r} is no token; they go from 0 to {size - 1}"
+                raise ApiError(400, text, param="logit_bias")
+
     def sampling(self, choice: int, top_logprobs: int) -> Sampling:
         """How tokens of the choice-th answer are drawn; a seed gives the same answer again."""
         seed = self.seed if self.seed is not None else secrets.randbits(31)
@@ -179,7 +186,8 @@ def make_request(
     top_logprobs: int,
     grammar: Grammar | None = None,
 ) -> Request:
-    """What the engine is asked for."""
+    """What the engine is asked for. Raises ApiError."""
+    body.check_bias(len(model.rendering.tokenizer))
     return Request(
         prompt=prompt,
         max_new_tokens=most,
