@@ -14,9 +14,13 @@ import yaml
 
 from tunewright.errors import RecipeError
 
+MAX_DEPTH = 64
+
 
 class StrictLoader(yaml.SafeLoader):
-    """SafeLoader that refuses aliases (expansion bombs) and duplicate keys."""
+    """SafeLoader that refuses aliases (expansion bombs), duplicate keys and deep nesting."""
+
+    depth = 0
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         """The next node. Raises yaml.YAMLError at an alias."""
@@ -25,7 +29,16 @@ class StrictLoader(yaml.SafeLoader):
             raise yaml.constructor.ConstructorError(
                 None, None, "aliases are not allowed; write the value out", mark
             )
-        return super().compose_node(parent, index)
+        self.depth += 1
+        if self.depth > MAX_DEPTH:
+            mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
+            raise yaml.constructor.ConstructorError(
+                None, None, f"nested deeper than {MAX_DEPTH} levels; flatten it", mark
+            )
+        try:
+            return super().compose_node(parent, index)
+        finally:
+            self.depth -= 1
 
 
 def load_yaml(text: str | bytes, place: str, lines: dict[str, int]) -> dict[str, Any]:

@@ -143,8 +143,10 @@ def connect_public(host: str, port: int, timeout: Any) -> socket.socket:
     last: OSError = OSError(f"no address for {host}")
     for family, kind, protocol, _, address in socket.getaddrinfo(host, port, 0, socket.SOCK_STREAM):
         ip = ipaddress.ip_address(str(address[0]).partition("%")[0])
-        ip = getattr(ip, "ipv4_mapped", None) or ip
-        if not ip.is_global and not (ip.is_loopback and host in LOOPBACK_NAMES):
+        ip = getattr(ip, "ipv4_mapped", None) or getattr(ip, "sixtofour", None) or ip
+        if (not ip.is_global or ip.is_multicast) and not (
+            ip.is_loopback and host in LOOPBACK_NAMES
+        ):
             raise DataError(
                 f"{host}: leads to {ip}, not a public address; download the file "
                 "yourself and give its path"
