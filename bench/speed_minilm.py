@@ -67,9 +67,7 @@ def prepare() -> Path:
     labels = sorted({row["category"] for row in tables["train"]})
     base = load_base("embedded:minilm", task="classify", labels=labels)
     for name, rows in tables.items():
-        ids = base.tokenizer([row["text"] for row in rows], truncation=True)[
-            "input_ids"
-        ]
+        ids = base.tokenizer([row["text"] for row in rows], truncation=True)["input_ids"]
         lines = [
             json.dumps({"input_ids": i, "label": labels.index(row["category"])})
             for i, row in zip(ids, rows, strict=True)
@@ -165,9 +163,7 @@ def predictions(model: Any) -> list[int]:
     model.eval()
     with torch.no_grad():
         for part in batches_by_length(rows, 4096):
-            batch = make_batch(
-                [rows[i] for i in part], pad_id=0, device=torch.device("cpu")
-            )
+            batch = make_batch([rows[i] for i in part], pad_id=0, device=torch.device("cpu"))
             found[part] = model(**model_inputs(batch)).logits.argmax(-1).numpy()
     return found.tolist()
 
@@ -201,9 +197,7 @@ def correct(predicted: list[int]) -> Any:
     return np.array(predicted) == [row.target for row in read_rows("test")]
 
 
-def conclude(
-    runs: dict[str, list[dict[str, Any]]], whole: dict[str, dict[str, Any]]
-) -> None:
+def conclude(runs: dict[str, list[dict[str, Any]]], whole: dict[str, dict[str, Any]]) -> None:
     middle = {s: median(r["rows_per_s"] for r in found) for s, found in runs.items()}
     bars = [
         at_least("MiniLM on banking77: rows/s against Trainer as shipped",
@@ -243,9 +237,7 @@ def main() -> None:
         return
     parser = argparse.ArgumentParser()
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument(
-        "--whole", type=int, default=1, help="whole runs of each system, 0 or 1"
-    )
+    parser.add_argument("--whole", type=int, default=1, help="whole runs of each system, 0 or 1")
     parser.add_argument("--systems", default=",".join(SYSTEMS))
     parser.add_argument("--keep", action="store_true")
     wish = parser.parse_args()
@@ -265,9 +257,7 @@ def main() -> None:
         (FOLDER / "whole.json").write_text(json.dumps(whole))
     missing = SYSTEMS.keys() - runs.keys()
     if missing:
-        raise SystemExit(
-            f"{', '.join(missing)}: no run had the processors to itself; nothing kept"
-        )
+        raise SystemExit(f"{', '.join(missing)}: no run had the processors to itself; nothing kept")
     conclude(runs, whole)
 
 
