@@ -36,10 +36,11 @@ def recipe_page() -> str:
     lines = [
         "# The recipe",
         "",
-        "A recipe is a YAML file. `tunewright init DATA` writes one with comments; only what differs "
-        "from the defaults has to stand in it. An unknown key is an error that names the nearest "
-        "right one. `auto` is worked out at the start of a run, which writes value and reason into "
-        "the `recipe.yaml` of its folder. `--set section.key=value` overrides a key for one command.",
+        "A recipe is a YAML file. `tunewright init DATA` writes one with comments; only what "
+        "differs from the defaults has to stand in it. An unknown key is an error that names the "
+        "nearest right one. `auto` is worked out at the start of a run, which writes value and "
+        "reason into the `recipe.yaml` of its folder. `--set section.key=value` overrides a key "
+        "for one command.",
         "",
     ]
     sections: dict[str, list[tuple[str, str, Any]]] = {}
@@ -95,9 +96,8 @@ def _command_lines(name: str, command: Any, level: str) -> list[str]:
     rows = []
     for parameter in command.params:
         if parameter.param_type_name == "argument":
-            rows.append(
-                f"| `{parameter.metavar or parameter.name.upper()}` | {_cell(parameter.help or '')} |"
-            )
+            name_shown = parameter.metavar or parameter.name.upper()
+            rows.append(f"| `{name_shown}` | {_cell(parameter.help or '')} |")
         elif parameter.name != "help":
             names = ", ".join(f"`{item}`" for item in parameter.opts)
             rows.append(f"| {names} | {_cell(parameter.help or '')} |")

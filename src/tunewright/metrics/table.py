@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from tunewright.errors import DataError, RecipeError
-from tunewright.metrics import calibration, labels, regression, spans, text
+from tunewright.metrics import calibration, code, labels, regression, spans, text
 from tunewright.records import Example, Output, Prediction, Task
 
 Array = NDArray[np.float64]
@@ -342,6 +342,11 @@ METRICS: dict[str, Metric] = {
         yes_no=True,
     ),
     "exact_match": _answers("answers equal to a reference", rows=text.exact_rows, yes_no=True),
+    "regex_equal": _answers(
+        "regular expressions that match the same texts", rows=code.regex_rows, yes_no=True
+    ),
+    "bash_valid": _answers("answers that parse as bash", rows=code.bash_rows, yes_no=True),
+    "json_valid": _answers("answers that are JSON", rows=code.json_rows, yes_no=True),
     "token_f1": _answers("words shared with the best reference", rows=text.token_f1_rows),
     "bleu": _corpus("corpus BLEU of sacrebleu", rows=text.bleu_rows, value=text.bleu_of),
     "chrf": _corpus("corpus chrF of sacrebleu", rows=text.chrf_rows, value=text.chrf_of),
