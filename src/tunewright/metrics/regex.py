@@ -300,7 +300,9 @@ def derive(node: Node, char: str, at_boundary: bool) -> Node:
     if kind == "star":
         return concat(derive(node.parts[0], char, at_boundary), node)
     parts = [derive(part, char, at_boundary) for part in node.parts]
-    return {"or": either, "and": both, "not": negate}[kind](*parts)
+    if kind == "not":
+        return negate(parts[0])
+    return either(*parts) if kind == "or" else both(*parts)
 
 
 def _same_language(a: Node, b: Node) -> bool:
