@@ -57,6 +57,8 @@ FLOORS = (
         "hosted_rivals",
         "migrating",
         "grading",
+        "judging",
+        "canaries",
         "rollouts",
         "learning",
         "trial",

@@ -72,6 +72,19 @@ class GraderSection(Options):
         return self
 
 
+class JudgeSection(Options):
+    """Who judges written answers for the metric `judge`."""
+
+    model: str | None = None
+    """A run, folder or hub model that writes, a server's URL, or a reward model's run."""
+    served_model: str | None = None
+    """Its name on that server."""
+    api_key_env: str = "OPENAI_API_KEY"
+    """The environment variable that holds the server's key; may be unset."""
+    people: str | None = None
+    """Pairs that people decided (prompt, chosen, rejected): its agreement with them is reported."""
+
+
 class GrpoSection(Options):
     """Learning from graders (objective grpo)."""
 

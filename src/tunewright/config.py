@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 from pydantic import ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from tunewright.aims import DistillSection, GraderSection, GrpoSection
+from tunewright.aims import DistillSection, GraderSection, GrpoSection, JudgeSection
 from tunewright.errors import RecipeError
 from tunewright.methods import ALIASES, METHODS, SHARED_KEYS, Options
 from tunewright.records import Derived
@@ -363,6 +363,8 @@ class TrainingSection(Section):
     """Dropout inside the base; auto: what its config says."""
     neftune_alpha: float | None = Field(default=None, gt=0, le=1000)
     """Strength of random noise on the embeddings in training (NEFTune; 5 is usual); null: none."""
+    canaries: int = Field(default=0, ge=0, le=1000)
+    """Rows with a random secret planted in training; the report says how far they are memorised."""
     token_dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
     """Share of input tokens hidden at random, anew for each row and epoch (encoders)."""
     pooling: Literal["auto", "mean", "base"] = "auto"
@@ -436,6 +438,7 @@ class EvaluationSection(Section):
     """Examples put into the prompt of the few-shot baseline."""
     max_rows: int | None = Field(default=None, ge=1)
     """Judge on at most this many test rows, chosen by content hash."""
+    judge: JudgeSection = JudgeSection()
     beside: dict[str, BesideSection] = Field(default_factory=dict)
     """Other systems for the same report, by a name of yours: a run, or a hosted model, prompted."""
 

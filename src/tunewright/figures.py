@@ -12,6 +12,7 @@ from typing import Any, TypeGuard
 # Shares, shown in per cent; every other metric is shown as the number that it is.
 SHARES = {
     "accuracy": "accuracy",
+    "judge": "preference of the judge",
     "recall@1": "recall@1",
     "recall@10": "recall@10",
     "recall@5": "recall@5",

@@ -12,7 +12,7 @@ import platform
 import socket
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version
@@ -22,6 +22,7 @@ from typing import Any
 import torch
 
 from tunewright.asking import open_asker
+from tunewright.canaries import measure_exposure, plant
 from tunewright.confidence import settle_confidence
 from tunewright.config import COMPARING, Recipe, dump_recipe, parse_recipe
 from tunewright.cost.devices import DEVICES
@@ -34,6 +35,7 @@ from tunewright.data.row_file import lost_targets, row_lengths
 from tunewright.errors import RecipeError, Refusal, RunError, UserError
 from tunewright.evaluate.compare import compare
 from tunewright.evaluate.details import make_details
+from tunewright.evaluate.gap import find_gap
 from tunewright.evaluate.saved import read_predictions, save_predictions
 from tunewright.evaluate.score import score
 from tunewright.evaluate.verdict import judge
@@ -41,6 +43,7 @@ from tunewright.grading import make_graded
 from tunewright.hosted_cost import Consent
 from tunewright.hosted_rivals import answer_beside, price_beside
 from tunewright.journal import Journal, open_tracker, silence
+from tunewright.judging import check_judge, measure_agreement, with_judge
 from tunewright.learning import check_preferences, objective_of, with_references
 from tunewright.metrics.table import check_metrics, find_metric, lacks, metrics_for
 from tunewright.model.device import check_workers, device_name, read_energy_j, resident_memory
@@ -173,7 +176,9 @@ def _train(
     results = _score(predictions, metrics, setup, journal)
     comparisons = _compare(predictions, metrics[0], setup)
     seconds = before_s + time.time() - started
-    report = _report(setup, folder, fitted, predictions, results, comparisons, metrics, seconds)
+    report = _report(
+        setup, folder, fitted, predictions, results, comparisons, metrics, seconds, journal
+    )
     write_report(folder, replace(report, details={**report.details, "warnings": journal.warnings}))
     note_state(folder, stage="finished")
     return report
@@ -193,7 +198,9 @@ def _prepare(
         check_workers(recipe.training.num_workers)
         prepared = prepare_for_training(recipe, journal)
         prepared = with_teacher(recipe, prepared, folder, journal)
+        prepared = plant(prepared, recipe.training.canaries, recipe.training.seed, journal)
         check_preferences(recipe, prepared)
+        check_judge(recipe)
         choose_metrics(recipe, prepared)  # a wrong name is told before a weight is loaded
         if recipe.evaluation.beside and not resume:
             price_beside(recipe, prepared, journal, consent, None)
@@ -425,6 +432,7 @@ def _answer(setup: Setup, folder: RunFolder, journal: Journal) -> dict[str, list
     }
     if setup.recipe.objective == "distill":
         predictions["teacher"] = ask_teacher(setup.recipe, test, folder, journal)
+    predictions = with_judge(setup.recipe, predictions, journal)
     note_state(folder, failed_rivals=[system for system, rows in predictions.items() if not rows])
     save_predictions(folder.predictions, [p for rows in predictions.values() for p in rows])
     # What was written is what is judged, so that a run resumed after this point scores the same.
@@ -438,6 +446,10 @@ def _ask_tuned(setup: Setup, folder: RunFolder, journal: Journal) -> list[Predic
         tuned = setup.asker(base).predict(
             setup.test, system="tuned", split="test", advance=lambda done: advance(done, "")
         )
+    if setup.recipe.training.canaries:
+        training = setup.recipe.training
+        note_state(folder, canaries=measure_exposure(setup.asker(base), training.canaries,
+                                                     training.seed))  # fmt: skip
     _free(base)
     return tuned
 
@@ -484,6 +496,7 @@ def _report(
     comparisons: Sequence[Comparison],
     metrics: Sequence[str],
     seconds: float,
+    journal: Journal,
 ) -> Report:
     splits = setup.prepared.splits
     details = {
@@ -506,6 +519,7 @@ def _report(
     }
     cost = _cost(setup, fitted, seconds)
     details.update(_worth(setup, predictions, seconds))
+    details.update(_guards(setup, folder, journal))
     verdict, because, next_steps = judge(
         results,
         comparisons,
@@ -527,6 +541,19 @@ def _report(
         next_steps=next_steps,
         details=details,
     )
+
+
+def _guards(setup: Setup, folder: RunFolder, journal: Journal) -> dict[str, Any]:
+    """What was found about overfitting, memorised rows and the judge, for the report."""
+    gap = find_gap(read_jsonl(folder.steps), read_jsonl(folder.evaluations))
+    judged = "judge" in setup.recipe.evaluation.metrics
+    agreed = measure_agreement(setup.recipe.evaluation.judge, journal) if judged else None
+    found = {
+        "gap": None if gap is None else {"line": gap.line, **asdict(gap)},
+        "canaries": read_json(folder.state).get("canaries"),
+        "judge": agreed,
+    }
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def _worth(

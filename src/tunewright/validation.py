@@ -83,6 +83,8 @@ def make_judge(
 ) -> Judge | None:
     """A judge of `base` on the validation rows; None without any."""
     examples = setup.prepared.splits.validation
+    # A judge is asked once, at the end: looks at validation go by what needs none.
+    metrics = tuple(name for name in metrics if name != "judge") or ("chrf",)
     if not examples:
         return None
     generative = setup.judged_task in ("generate", "chat")

@@ -40,7 +40,8 @@ Answer:
 {answer}
 
 Number:"""
-_LETTER = re.compile(r"\b([ABT])\b|\b(tie)\b", re.IGNORECASE)
+_LETTER = re.compile(r"\b([ABT])\b")
+_TIE = re.compile(r"\btie\b", re.IGNORECASE)
 _NUMBER = re.compile(r"(?<![\d.])\d+(?:\.\d+)?")
 
 
@@ -72,9 +73,14 @@ class Judge:
 
 
 def read_letter(text: str) -> str | None:
-    """A, B or T, as the first such letter on its own says; None where there is none."""
+    """A, B or T, as the first such capital on its own says; None where there is none."""
+    bare = text.strip(" .:()*\n").upper()
+    if bare in ("A", "B", "T"):
+        return bare
+    if _TIE.search(text):
+        return "T"
     found = _LETTER.search(text)
-    return None if found is None else (found[1] or "T").upper()
+    return None if found is None else found[1]
 
 
 def read_number(text: str) -> float:

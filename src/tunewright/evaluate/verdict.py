@@ -33,6 +33,8 @@ from tunewright.records import Comparison, Cost, Result, Verdict, VerdictWord
 
 TUNED = "tuned"
 SHOWN_BESIDE = ("from_scratch", "teacher")
+TOLD = ("gap", "canaries", "judge")
+"""Details whose sentence belongs to the answer."""
 KNOWING_NOTHING = ("majority", "mean")
 SIGNAL_P = 0.001
 WORTH_MORE_ROWS = 20.0
@@ -94,6 +96,7 @@ def judge(
         verdict, reason = "more data", _unanswered(silent)
     because = [reason, *_reached(results, primary_metric, num_train)]
     because += [_sentence(case, primary_metric) for case in cases]
+    because += [str(found["line"]) for name in TOLD if (found := (details or {}).get(name))]
     because += _spent(cost)
     steps = _rows_steps(verdict, open_cases) + _detail_steps(details or {})
     if verdict == "do not tune":

@@ -364,6 +364,9 @@ METRICS: dict[str, Metric] = {
         REGRESS, "rank correlation", weighted=regression.spearman, range=(-1.0, 1.0)
     ),
     "reward": _graded("reward", "mean of what the graders gave", WRITE, range=(None, None)),
+    "judge": _graded(
+        "judge", "share of answers that the judge prefers to the reference, ties half", WRITE
+    ),
     "ndcg@10": _graded("ndcg@10", "gain of the right texts among the first ten, discounted"),
     "mrr": _graded("mrr", "mean of 1 / rank of the first right text"),
     "recall@1": _graded("recall@1", "share of right texts that rank first"),
