@@ -95,12 +95,12 @@ def test_from_upload_to_chat_and_away_again(server, client):
         client.chat.completions.create(model=done.fine_tuned_model, messages=question)
 
 
-def test_pause_resume_cancel(client):
+def test_pause_resume_cancel(server, client):
     file = upload(client)
     options = {"model": "gpt-4o-mini", "training_file": file.id}
     job = client.fine_tuning.jobs.create(**options)
     # The client's own list of states leaves `paused` out, though its sample of this call has it.
-    lenient = client.with_options(_strict_response_validation=False)
+    lenient = openai.OpenAI(base_url=server.url, api_key="none")
     assert lenient.fine_tuning.jobs.pause(job.id).status == "paused"
     assert client.fine_tuning.jobs.resume(job.id).status in ("queued", "validating_files")
     assert client.fine_tuning.jobs.cancel(job.id).status == "cancelled"

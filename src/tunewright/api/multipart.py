@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -79,6 +80,28 @@ class _Form:
             self.fields[self._field] = self._field_value.decode("utf-8", "replace")
 
 
+class _Body:
+    """The bytes of a request as they come. more: there is something left to read."""
+
+    def __init__(self, http: HttpRequest) -> None:
+        self.http, self.more = http, True
+
+    async def read(self) -> bytes:
+        """The next piece. Raises ClientDisconnect."""
+        message = await self.http.receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        self.more = bool(message.get("more_body", False))
+        return bytes(message.get("body", b""))
+
+    async def drain(self) -> None:
+        """Read on for a little, so that the client has sent all before it is answered."""
+        left = DRAIN_BYTES
+        with contextlib.suppress(ClientDisconnect):
+            while self.more and left > 0:
+                left -= len(await self.read())
+
+
 async def read_form(
     http: HttpRequest, file_field: str, sink: Callable[[bytes], None]
 ) -> tuple[dict[str, str], str | None]:
@@ -91,19 +114,18 @@ async def read_form(
     boundary = options.get(b"boundary")
     if kind != b"multipart/form-data" or not boundary:
         raise ApiError(400, "send multipart/form-data with a file", code="invalid_content_type")
-    form = _Form(file_field)
+    form, body = _Form(file_field), _Body(http)
     callbacks: Any = form.callbacks()
     try:
         parser = MultipartParser(boundary, callbacks)
-        stream = http.stream()
-        async for chunk in stream:
-            parser.write(chunk)
+        while body.more:
+            parser.write(await body.read())
             if len(form.pending) >= PIECE_BYTES:
                 await _pour(form, sink)
         parser.finalize()
         await _pour(form, sink)
     except TooLarge as error:
-        await _drain(http)
+        await body.drain()
         raise ApiError(
             413, f"{file_field}: {error}", param=file_field, code="file_too_large"
         ) from None
@@ -118,15 +140,3 @@ async def _pour(form: _Form, sink: Callable[[bytes], None]) -> None:
     if form.pending:
         piece, form.pending = bytes(form.pending), bytearray()
         await asyncio.to_thread(sink, piece)
-
-
-async def _drain(http: HttpRequest) -> None:
-    left = DRAIN_BYTES
-    try:
-        while left > 0:
-            message = await http.receive()
-            left -= len(message.get("body", b""))
-            if message["type"] != "http.request" or not message.get("more_body"):
-                return
-    except ClientDisconnect:
-        return
