@@ -5,7 +5,7 @@ import threading
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import insert, select, text, update
+from sqlalchemy import event, insert, select, text, update
 
 from tunewright.database.engine import open_database
 from tunewright.database.migrate import newest
@@ -73,6 +73,32 @@ def test_writers_take_turns(database):
     [thread.join() for thread in threads]
     with database.reading() as connection:
         assert connection.execute(select(UPLOADS.c.bytes)).scalar() == 60
+
+
+def test_many_share_a_commit_and_one_that_raises_undoes_itself_alone(database):
+    failed, commits = [], []
+    event.listen(database.engine, "commit", lambda connection: commits.append(1))
+
+    def add(number):
+        def work(connection):
+            upload(connection, f"u{number}")
+            if number % 5 == 0:
+                raise ZeroDivisionError
+            return number
+
+        try:
+            assert database.together(work) == number
+        except ZeroDivisionError:
+            failed.append(number)
+
+    threads = [threading.Thread(target=add, args=(n,)) for n in range(40)]
+    [thread.start() for thread in threads]
+    [thread.join() for thread in threads]
+    with database.reading() as connection:
+        kept = set(connection.execute(select(UPLOADS.c.id)).scalars())
+    assert sorted(failed) == list(range(0, 40, 5))
+    assert kept == {f"u{n}" for n in range(40) if n % 5}
+    assert 1 <= len(commits) <= 40
 
 
 def test_sqlite_keeps_what_it_acknowledged(tmp_path):

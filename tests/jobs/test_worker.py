@@ -29,6 +29,7 @@ def ended(place, *jobs):
     return lambda: all(board.get_job(place.database, j)["status"] in board.ENDED for j in jobs)
 
 
+@pytest.mark.slow
 def test_a_job_from_file_to_model(base, tmp_path):
     place = Place(tmp_path, base)
     job = place.submit(place.upload(jsonl(chat_rows())))
@@ -58,6 +59,7 @@ def test_a_job_from_file_to_model(base, tmp_path):
     assert [int(line["step"]) for line in lines] == list(range(1, row["total_steps"] + 1))
 
 
+@pytest.mark.slow
 def test_a_preference_job(base, tmp_path):
     place = Place(tmp_path, base)
     file = place.upload(jsonl(preference_rows()))

@@ -76,5 +76,5 @@ class Place:
 
     def weights(self, job_id):
         """SHA-256 of the finished model's weights."""
-        path = self.folder.job(job_id) / "run" / "model" / "adapter_model.safetensors"
+        (path,) = (self.folder.job(job_id) / "run" / "model").glob("*.safetensors")
         return hashlib.sha256(path.read_bytes()).hexdigest()

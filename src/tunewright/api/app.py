@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,8 @@ from tunewright.releases.live import LiveReleases
 from tunewright.web import actions, live, pages
 from tunewright.web.shell import Sessions
 
+NUM_THREADS = 40
+"""That wait for the database or the disk; they compute little."""
 ROUTERS = (
     about.router, chat.router, completions.router, decide.router, files.router, tuning.router,
     job_events.router, permissions.router, tuned_models.router,
@@ -72,6 +75,8 @@ def make_app(
 
     @asynccontextmanager
     async def life(app: FastAPI) -> AsyncIterator[None]:
+        loop = asyncio.get_running_loop()
+        loop.set_default_executor(ThreadPoolExecutor(NUM_THREADS, "tunewright"))
         if releases is not None:
             await asyncio.to_thread(releases.start)
         yield

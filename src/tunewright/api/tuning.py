@@ -13,6 +13,7 @@ from fastapi import APIRouter, Query
 from fastapi import Request as HttpRequest
 from fastapi.responses import FileResponse, JSONResponse, Response
 from pydantic import BaseModel, ConfigDict, Field, field_validator
+from sqlalchemy import Connection
 
 from tunewright.api.census import caller_of
 from tunewright.api.errors import ApiError
@@ -140,12 +141,17 @@ async def create_job(body: JobBody, http: HttpRequest) -> Response:
 
 def _create(home: Home, body: JobBody, request: Request, owner: str | None) -> Record:
     wish = _wish(home, body, owner)
+
+    def add(connection: Connection) -> str:
+        earlier = find_earlier(home.database, connection, request)
+        if earlier is not None:
+            return earlier
+        made = board.add_job(connection, wish)
+        note_made(connection, request, made)
+        return made
+
     try:
-        with home.database.writing() as connection:
-            job_id = find_earlier(home.database, connection, request)
-            if job_id is None:
-                job_id = board.add_job(connection, wish)
-                note_made(connection, request, job_id)
+        job_id = home.database.together(add)
     except KeyReusedError as error:
         raise ApiError(409, str(error), code="idempotency_key_reused") from None
     return board.get_job(home.database, job_id)

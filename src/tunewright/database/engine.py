@@ -9,10 +9,12 @@ commits when the power goes.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
-from contextlib import contextmanager
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar, cast
 
 from sqlalchemy import Connection, Engine, create_engine, event, text
 from sqlalchemy.engine import make_url
@@ -22,8 +24,9 @@ from tunewright.database.migrate import upgrade
 from tunewright.errors import UserError
 
 BUSY_TIMEOUT_S = 30
-NUM_CONNECTIONS = 16
+NUM_CONNECTIONS = 48
 WRITES = "tunewright_writes"
+T = TypeVar("T")
 
 
 class Database:
@@ -32,6 +35,10 @@ class Database:
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
         self._writer = engine.execution_options(**{WRITES: True})
+        self._leader = threading.Lock()
+        self._waiting: deque[_Work[Any]] = deque()
+        # SQLite's own waiting is sleep and retry; threads of one process had better queue.
+        self._turn = threading.Lock() if self.is_sqlite else nullcontext()
 
     @property
     def is_sqlite(self) -> bool:
@@ -47,8 +54,33 @@ class Database:
     @contextmanager
     def writing(self) -> Iterator[Connection]:
         """A transaction: committed, and on disk, when the block ends; undone when it raises."""
-        with self._writer.begin() as connection:
+        with self._turn, self._writer.begin() as connection:
             yield connection
+
+    def together(self, work: Callable[[Connection], T]) -> T:
+        """Run `work` in a transaction that it shares with whatever else waits for one just then.
+
+        Reaching the disk takes far longer than the statements, so many callers are told of one
+        commit. A work that raises undoes itself alone.
+        """
+        mine: _Work[T] = _Work(work)
+        self._waiting.append(mine)
+        with self._leader:
+            if not mine.done:
+                self._run_waiting()
+        return mine.answer()
+
+    def _run_waiting(self) -> None:
+        works = [self._waiting.popleft() for _ in range(len(self._waiting))]
+        try:
+            with self.writing() as connection:
+                for item in works:
+                    item.run(connection)
+        except BaseException as error:
+            for item in works:
+                item.error = item.error or error
+        for item in works:
+            item.done = True
 
     def lock(self, connection: Connection, what: str) -> None:
         """Let one transaction at a time go on for this name. SQLite's writers take turns anyway."""
@@ -60,6 +92,27 @@ class Database:
     def close(self) -> None:
         """Give all connections back."""
         self.engine.dispose()
+
+
+class _Work(Generic[T]):
+    """What one caller wants done, and what came of it."""
+
+    def __init__(self, work: Callable[[Connection], T]) -> None:
+        self.work, self.done = work, False
+        self.value: T | None = None
+        self.error: BaseException | None = None
+
+    def run(self, connection: Connection) -> None:
+        try:
+            with connection.begin_nested():
+                self.value = self.work(connection)
+        except Exception as error:  # the caller's own; the others go on
+            self.error = error
+
+    def answer(self) -> T:
+        if self.error is not None:
+            raise self.error
+        return cast(T, self.value)
 
 
 def open_database(url: str) -> Database:

@@ -59,32 +59,37 @@ def add_job(connection: Connection, wish: Wish) -> str:
     job_id, now = new_id("ftjob-"), int(time.time())
     base = wish.model.removeprefix("ft:").partition(":")[0].replace("/", "-")
     name = f"ft:{base}:{wish.organization}:{wish.suffix or ''}:{new_id('', 8)}"
-    connection.execute(
-        insert(JOBS).values(
-            id=job_id,
-            owner=wish.owner,
-            status="validating_files",
-            model=wish.model,
-            base_model=wish.base_model,
-            tuned_name=name,
-            training_file=wish.training_file,
-            validation_file=wish.validation_file,
-            method=wish.method,
-            hyperparameters=dict(wish.hyperparameters),
-            suffix=wish.suffix,
-            seed=wish.seed,
-            integrations=None if wish.integrations is None else list(wish.integrations),
-            metadata=None if wish.metadata is None else dict(wish.metadata),
-            created_at=now,
-            result_files=[],
-            priority=wish.priority,
-            prepared=False,
-        )
+    words = (
+        f"Created fine-tuning job: {job_id}",
+        f"Validating training file: {wish.training_file}",
     )
-    for key, value in (wish.metadata or {}).items():
-        connection.execute(insert(JOB_METADATA).values(job_id=job_id, key=key, value=value))
-    add_event(connection, job_id, f"Created fine-tuning job: {job_id}")
-    add_event(connection, job_id, f"Validating training file: {wish.training_file}")
+    row = {
+        "id": job_id,
+        "owner": wish.owner,
+        "status": "validating_files",
+        "model": wish.model,
+        "base_model": wish.base_model,
+        "tuned_name": name,
+        "training_file": wish.training_file,
+        "validation_file": wish.validation_file,
+        "method": wish.method,
+        "hyperparameters": dict(wish.hyperparameters),
+        "suffix": wish.suffix,
+        "seed": wish.seed,
+        "integrations": None if wish.integrations is None else list(wish.integrations),
+        "metadata": None if wish.metadata is None else dict(wish.metadata),
+        "created_at": now,
+        "result_files": [],
+        "priority": wish.priority,
+        "prepared": False,
+        "num_events": len(words),
+    }
+    connection.execute(insert(JOBS), row)
+    if wish.metadata:
+        pairs = [{"job_id": job_id, "key": k, "value": v} for k, v in wish.metadata.items()]
+        connection.execute(insert(JOB_METADATA), pairs)
+    events = [_event(job_id, place, text) for place, text in enumerate(words, 1)]
+    connection.execute(insert(EVENTS), events)
     return job_id
 
 
@@ -233,18 +238,27 @@ def add_event(
         .values(num_events=JOBS.c.num_events + 1)
         .returning(JOBS.c.num_events)
     ).scalar_one()
-    connection.execute(
-        insert(EVENTS).values(
-            id=new_id("ftevent-"),
-            job_id=job_id,
-            place=place,
-            created_at=int(time.time()),
-            level=level,
-            message=message[:4000],
-            type="message" if data is None else "metrics",
-            data=None if data is None else dict(data),
-        )
-    )
+    connection.execute(insert(EVENTS), _event(job_id, place, message, level=level, data=data))
+
+
+def _event(
+    job_id: str,
+    place: int,
+    message: str,
+    *,
+    level: str = "info",
+    data: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    return {
+        "id": new_id("ftevent-"),
+        "job_id": job_id,
+        "place": place,
+        "created_at": int(time.time()),
+        "level": level,
+        "message": message[:4000],
+        "type": "message" if data is None else "metrics",
+        "data": None if data is None else dict(data),
+    }
 
 
 def _job(connection: Connection, job_id: str, owner: str | None) -> Record:

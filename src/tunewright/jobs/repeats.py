@@ -61,12 +61,19 @@ def find_earlier(database: Database, connection: Connection, request: Request) -
 
 
 def note_made(connection: Connection, request: Request, made_id: str) -> None:
-    """Remember what a request made; forgets what is too old to come again."""
-    now = time.time()
-    connection.execute(delete(REQUESTS).where(REQUESTS.c.created_at < now - KEY_WINDOW_S))
-    connection.execute(
-        insert(REQUESTS).values(
-            owner=request.owner, route=request.route, key=request.key,
-            body_sha256=request.body_sha256, made_id=made_id, created_at=now,
-        )
-    )  # fmt: skip
+    """Remember what a request made."""
+    row = {
+        "owner": request.owner, "route": request.route, "key": request.key,
+        "body_sha256": request.body_sha256, "made_id": made_id, "created_at": time.time(),
+    }  # fmt: skip
+    connection.execute(insert(REQUESTS), row)
+
+
+def forget_old(database: Database) -> None:
+    """Forget requests that are too old to come again."""
+    old = REQUESTS.c.created_at < time.time() - KEY_WINDOW_S
+    with database.reading() as connection:
+        if connection.execute(select(REQUESTS.c.number).where(old).limit(1)).first() is None:
+            return
+    with database.writing() as connection:
+        connection.execute(delete(REQUESTS).where(old))

@@ -31,6 +31,7 @@ from tunewright.jobs.leases import Lease, LeaseLostError
 from tunewright.jobs.models import get_model
 from tunewright.jobs.paging import Record, new_id
 from tunewright.jobs.processes import end_earlier_child, end_group, memory_of, start_child
+from tunewright.jobs.repeats import forget_old
 from tunewright.jobs.results import (
     Tail,
     checkpoint_metrics,
@@ -361,6 +362,7 @@ class Worker:
                 for row in unchecked(self.database):
                     self._check_file(row)
                 drop_expired(self.database, self.folder)
+                forget_old(self.database)
                 drop_expired_uploads(self.database, self.folder)
                 deliver_due(self.database, self.settings)
             except (DBAPIError, OSError) as error:
