@@ -39,9 +39,7 @@ TRAINED_ROWS, JUDGED_ROWS, LONGEST, WARM_UP = 4000, 500, 512, 3
 
 
 def open_tuned(shape: str, folder: Path) -> Base:
-    base = load_base(
-        str(make_shape(shape, folder)), task="generate", dtype=torch.bfloat16
-    )
+    base = load_base(str(make_shape(shape, folder)), task="generate", dtype=torch.bfloat16)
     base = attach(base, "lora", r=16, alpha=32, seed=17)
     for _, parameter in trainable_parameters(base.model):
         parameter.data = parameter.data.to(torch.bfloat16)
@@ -102,9 +100,7 @@ def measure(shape: str, steps: int, judged: int) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--shape", choices=[*SHAPES], default="15m")
-    parser.add_argument(
-        "--quick", action="store_true", help="a tenth of it, not recorded"
-    )
+    parser.add_argument("--quick", action="store_true", help="a tenth of it, not recorded")
     wish = parser.parse_args()
     keep_freed_memory()
     cap_kernel_caches()
