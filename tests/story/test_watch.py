@@ -88,3 +88,32 @@ def test_mistakes_are_told_in_one_line(trained, capsys):
         capsys.readouterr()
         assert run(words) == 2
         assert part in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_tuned_again_on_what_is_new(trained, capsys):
+    """A new kind of request is learned; the gate speaks; the old run stays as it was."""
+    rng = random.Random(9)
+    texts = [(f"{rng.choice(NEW)} {n + 100}", "hotel") for n in range(150)] + rows(60, 11)
+    new = trained / "new.jsonl"
+    new.write_text("".join(
+        json.dumps({"id": f"n{n}", "input": text, "label": label}) + "\n"
+        for n, (text, label) in enumerate(texts)
+    ))  # fmt: skip
+    run_dir, again = trained / "run", trained / "again"
+    before = sorted(path.name for path in run_dir.iterdir())
+    words = ["retune", str(run_dir), "--new", str(new), "--json"]
+    costs = ["--set", "retune.retune_usd=50", "--set", "retune.margin=0.2"]
+    capsys.readouterr()
+    assert run([*words, *costs, "--dry-run"]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert plan["now"] is True
+    assert plan["error_new"] > plan["error_usual"]
+    assert plan["rows"]["held_out"]["update 1"] > 10
+    assert sorted(path.name for path in run_dir.iterdir()) == before
+    capsys.readouterr()
+    assert run([*words, *costs, "--run-dir", str(again)]) in (0, 1)
+    told = json.loads(capsys.readouterr().out)["update"]
+    assert told["new_task"]["gain"] > 0.3
+    assert told["promoted"] == told["gate"]["open"]
+    assert json.loads((again / "lineage.json").read_text())["names"] == ["first", "update 1"]

@@ -27,6 +27,7 @@ from tunewright.cli.pilot import pilot
 from tunewright.cli.plan import plan
 from tunewright.cli.quickstart import quickstart
 from tunewright.cli.report import report
+from tunewright.cli.retune import retune
 from tunewright.cli.runs import runs
 from tunewright.cli.search import search
 from tunewright.cli.serve import serve
@@ -88,6 +89,7 @@ COMMANDS: tuple[Callable[..., Answer], ...] = (
     chat,
     serve,
     watch,
+    retune,
     runs,
     doctor,
 )

@@ -1,0 +1,88 @@
+"""`tunewright retune`: tune again on old and new rows, and let in only what is better."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from tunewright.cli.options import AsJson, Overrides, RunDir, existing_run
+from tunewright.cli.output import Answer
+from tunewright.errors import UserError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+def retune(
+    run: Annotated[Path, typer.Argument(help="The run in use.")],
+    new: Annotated[
+        Path, typer.Option("--new", help="Labelled requests, in any form that `watch` reads.")
+    ],
+    run_dir: RunDir = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Tell what would be done, and why; change nothing.")
+    ] = False,
+    overrides: Overrides = None,
+    as_json: AsJson = False,
+) -> Answer:
+    """Tune a run's model again with new labelled rows, then compare both models on every task.
+
+    Labels of clients who contradict sure answers are left out, model-made labels are capped, and a
+    share of the new rows is never trained on. The gate opens only where a loss of retune.margin on
+    each old task is ruled out and the new rows gain.
+
+    Example:
+      tunewright retune runs/first --new labelled.jsonl --dry-run
+      tunewright retune runs/first --new labelled.jsonl --run-dir runs/second
+      tunewright retune runs/first --new labelled.jsonl --set retune.strategy=continue
+
+    Exit status:
+      0 the gate is open, or --dry-run
+      1 the gate is closed: keep the old model
+      2 a mistake in rows, run or settings
+      3 interrupted
+      4 our own fault
+    """
+    from tunewright.journal import ConsoleJournal
+    from tunewright.lifecycle import plan_document, plan_retune, update_document
+    from tunewright.lifecycle import retune as tune_again
+    from tunewright.store import RunFolder
+
+    if not new.exists():
+        raise UserError(f"{new}: no such file; check the path")
+    folder, journal = RunFolder(existing_run(run)), ConsoleJournal()
+    plan, asker = plan_retune(folder, new, journal, overrides or ())
+    document = plan_document(plan)
+    if dry_run:
+        return Answer(document, lambda console: _print(plan.why, console))
+    for line in plan.why:
+        journal.say(line)
+    place = run_dir or _next_place(folder.path)
+    update = tune_again(plan, asker, place, journal)
+    document |= {"update": update_document(update)}
+
+    def show(console: Console) -> None:
+        word = "PROMOTE" if update.promoted else "KEEP THE OLD MODEL"
+        _print((word, *update.because), console)
+        if update.learning is not None:
+            console.print(
+                f"  mean score {100 * update.learning.acc:.1f}, change of earlier tasks "
+                f"{100 * update.learning.bwt:+.1f} points"
+            )
+        console.print(f"The new run: {place}", markup=False, soft_wrap=True)
+
+    return Answer(document, show, exit_status=0 if update.promoted else 1)
+
+
+def _next_place(old: Path) -> Path:
+    number = 2
+    while (place := old.with_name(f"{old.name}-{number}")).exists():
+        number += 1
+    return place
+
+
+def _print(lines: tuple[str, ...], console: Console) -> None:
+    for line in lines:
+        console.print(f"  {line}", markup=False, soft_wrap=True)
