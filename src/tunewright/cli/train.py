@@ -27,6 +27,13 @@ DATA_SUFFIXES = frozenset(
     {".csv", ".tsv", ".json", ".jsonl", ".parquet", ".arrow", ".txt", ".feather"}
 )
 
+RemoteShell = Annotated[
+    str, typer.Option("--remote-shell", metavar="COMMAND", help="How to start a command on a host.")
+]
+LauncherName = Annotated[
+    str, typer.Option("--launcher", help="local, or print a file: slurm, kubeflow, skypilot.")
+]
+
 
 def train(
     recipe: Annotated[Path, typer.Argument(help="A recipe, as `tunewright init` writes it.")],
@@ -52,10 +59,8 @@ def train(
         str | None,
         typer.Option("--hosts", metavar="NAME=ADDRESS,...", help="Hosts that train together."),
     ] = None,
-    remote_shell: Annotated[
-        str,
-        typer.Option("--remote-shell", metavar="COMMAND", help="How to start a command on a host."),
-    ] = "ssh {host}",
+    remote_shell: RemoteShell = "ssh {host}",
+    launcher: LauncherName = "local",
     yes: Yes = False,
     cancel: Annotated[
         bool, typer.Option("--cancel", help="Stop the job of --run-dir at its provider; then end.")
@@ -71,6 +76,7 @@ def train(
       tunewright train recipe.yaml
       tunewright train recipe.yaml --nproc 8
       tunewright train recipe.yaml --nproc 8 --hosts a=10.0.0.1,b=10.0.0.2
+      tunewright train recipe.yaml --nproc 8 --hosts 2 --launcher slurm > job.sh
       tunewright train recipe.yaml --preview 3
       tunewright train recipe.yaml --run-dir runs/second --set training.seed=3
       tunewright train hosted.yaml --yes
@@ -94,6 +100,8 @@ def train(
     if plan.provider != "here" and (nproc or hosts):
         raise RecipeError("--nproc and --hosts are for training here; a provider has its own")
     same = [str(recipe), "--run-dir", str(place), *(f"--set={text}" for text in overrides or ())]
+    if launcher != "local":
+        return _export(launcher, plan, same, place, nproc or 1, hosts or "1")
     again = ["tunewright", "train", *same, "--resume"]
     again += [f"--nproc={nproc}"] * bool(nproc) + [f"--hosts={hosts}"] * bool(hosts)
     with naming_the_way_back(shlex.join(again), place):
@@ -133,6 +141,24 @@ def _train(
         same, place, ConsoleJournal(), resume=resume, nproc=nproc or 1, hosts=hosts,
         shell=remote_shell,
     )  # fmt: skip
+
+
+def _export(
+    launcher: str, plan: Recipe, same: list[str], place: Path, nproc: int, hosts: str
+) -> Answer:
+    """The file that starts this run elsewhere; nothing is started or written here."""
+    from tunewright.cluster.exports import Request, write_file
+
+    if not (hosts.isdigit() and int(hosts) > 0):
+        raise RecipeError(
+            f"--hosts {hosts}: with --launcher {launcher} give how many, as --hosts 2"
+        )
+    gpus = 0 if plan.training.device == "cpu" else nproc
+    text = write_file(launcher, Request(same, str(place), int(hosts), nproc, gpus))
+    return Answer(
+        {"launcher": launcher, "text": text},
+        lambda console: console.out(text, highlight=False, end=""),
+    )
 
 
 def _train_hosted(

@@ -265,6 +265,7 @@ class _Run:
         started = time.monotonic()
         step = self.ranks.step = self.progress.step
         self.ranks.stage = "step"
+        self.ranks.beat(self.ranks, False)
         factor = rate_factor(step, self.total_steps, self.config)
         rows = next(self.batches)
         if self.plan.rollout is not None:

@@ -185,12 +185,12 @@ class LostRankError(Exception):
 
 
 def join_group(beat: Beat = lambda ranks, waiting: None) -> Ranks:
-    """The group that torchrun's environment describes; ALONE where there is none.
+    """The group that torchrun's environment describes; of one where there is none.
 
     Raises RunError naming rank and host where a rank runs other code than rank 0.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        return ALONE
+        return Ranks(beat)
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
