@@ -257,3 +257,26 @@ def test_every_objective_learns_a_tiny_task(folder):
         ]  # fmt: skip
         assert losses[-1] < 0.3 * losses[0], (objective, losses[0], losses[-1])
         assert math.isfinite(losses[-1])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_averages_follow_their_definition_and_do_not_touch_what_is_trained(dtype):
+    torch.manual_seed(0)
+    weight = torch.nn.Parameter(torch.randn(5, 3).to(dtype))
+    optimizer = MasterAdamW(
+        [("w", weight)], frozenset(), Rates(0.1, 0.1), TrainingSection(ema=0.5)
+    )  # fmt: skip
+    expected = optimizer.masters[0].clone()
+    for update in range(1, 16):
+        weight.grad = torch.randn(5, 3).to(dtype)
+        optimizer.collect_gradients()
+        optimizer.step(1.0, float(optimizer.gradient_norm(1.0)))
+        decay = min(0.5, update / (update + 10))  # the start is soon forgotten
+        expected = decay * expected + (1 - decay) * optimizer.masters[0]
+    trained = weight.detach().clone()
+    optimizer.use_averages()
+    torch.testing.assert_close(weight.detach(), expected.to(dtype))
+    torch.testing.assert_close(optimizer.weights()["w"], expected)
+    assert not torch.equal(weight.detach(), trained)
+    optimizer.use_masters()
+    assert torch.equal(weight.detach(), trained)
