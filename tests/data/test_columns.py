@@ -204,6 +204,15 @@ def test_text_and_label():
     assert (example.input, example.output) == ("words about thing number 0", "a")
 
 
+def test_rows_of_another_shape_are_named_where_columns_are_given_too():
+    rows = [*label_rows(4), {"messages": [{"role": "user", "content": "x"}]}]
+    told = failure(rows, columns={"input": "text", "output": "label"})
+    assert "d.jsonl:5: a row of shape (messages) where d.jsonl:1 has (label, text)" in told
+    assert "keep one shape" in told
+    rows[4] = {"label": "a", "text": None}  # a gap is no other shape
+    assert layout_of(rows, columns={"input": "text", "output": "label"}).task == "classify"
+
+
 def test_a_model_that_writes_is_asked_for_the_label_and_not_for_the_text():
     layout, example = first(label_rows(), task="generate")
     assert (layout.task, example.input, example.output) == (

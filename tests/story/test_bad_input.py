@@ -246,3 +246,12 @@ def test_a_base_without_a_head_gives_no_answers(house, bert, capsys, words, as_j
     assert "tunewright train" in line
     if as_json:
         assert json.loads(told.out)["error"]["exit_status"] == 2
+
+
+def test_a_file_of_mixed_shapes_is_not_judged_in_part(tell, house, capsys):
+    tell(status=0)
+    (house / "mixed.jsonl").write_text("\n".join([*LINES, TALK]))
+    assert run(["evaluate", "run", "--data", "mixed.jsonl"]) == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.startswith("error: mixed.jsonl:41: a row of shape (messages)")
+    assert "keep one shape" in line

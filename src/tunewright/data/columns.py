@@ -77,6 +77,7 @@ def _find_shape(rows: list[PlacedRow], data: DataSection) -> str:
     if data.columns.messages:
         return "messages"
     if data.columns.input or data.columns.output:
+        _check_overlap(rows, {data.columns.input, data.columns.output})
         first = rows[0][1].get(data.columns.input or "")
         tokens = isinstance(parse_cell(first), list) and bool(data.columns.output)
         return "tokens" if tokens else "table"
@@ -100,6 +101,20 @@ def _find_shape(rows: list[PlacedRow], data: DataSection) -> str:
                 "keep one shape in a data set"
             )
     return shapes[main] or "table"
+
+
+def _check_overlap(rows: list[PlacedRow], named: set[str | None]) -> None:
+    """Raise DataError for a row that shares no key with the rows that hold the named columns."""
+    usual = next(((place, set(row)) for place, row in rows if named & set(row)), None)
+    if usual is None:
+        return
+    for place, row in rows:
+        keys = {name for name, value in row.items() if value is not None}
+        if keys and not keys & usual[1]:
+            raise DataError(
+                f"{place}: a row of shape ({', '.join(sorted(keys)[:4])}) where {usual[0]} has "
+                f"({', '.join(sorted(usual[1])[:4])}); keep one shape in a data set"
+            )
 
 
 def _fits(
