@@ -12,7 +12,9 @@ from urllib.parse import unquote
 
 import pytest
 
+from tunewright.asking import evaluate
 from tunewright.errors import ModelError
+from tunewright.journal import silence
 from tunewright.model.adapters.table import attach
 from tunewright.model.catalog import EMBEDDED, resolve_model
 from tunewright.model.load import load_base
@@ -181,6 +183,16 @@ def test_a_hub_model_is_downloaded_without_pickles_or_code(hub):
     hub.shutdown()
     hub.server_close()
     assert resolve_model("tiny/model").path == source.path  # offline, from the cache
+
+
+def test_a_hub_model_is_judged_on_any_rows(hub, tmp_path):
+    rows = [{"prompt": f"count to {n}", "completion": "yes"} for n in range(5)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    report = evaluate("tiny/model", str(tmp_path / "rows.jsonl"), silence())
+    (result,) = report.results
+    assert (report.task, report.base_model, result.n) == ("generate", "tiny/model", 5)
+    figure = result.metrics[report.primary_metric]
+    assert figure.ci95[0] <= figure.value <= figure.ci95[1]
 
 
 def test_a_hub_without_the_model_or_without_answer_is_one_line(hub, monkeypatch):
