@@ -88,7 +88,7 @@ def is_url(name: str | None) -> bool:
     return bool(name) and str(name).startswith(("http://", "https://"))
 
 
-PROVIDERS = ("here", "openai")
+PROVIDERS = ("here", "openai", "google")
 TAKEN_SYSTEMS = frozenset(
     {
         "tuned", "base", "few_shot", "majority", "mean", "tfidf_linear", "nearest_neighbour",
@@ -935,6 +935,9 @@ def _resolve_paths(recipe: Recipe, folder: Path) -> Recipe:
         beside = folder / value
         if not Path(value).exists() and beside.exists():
             changes[key] = str(beside)
+    for name, item in recipe.evaluation.beside.items():
+        if item.run and not Path(item.run).exists() and (folder / item.run).exists():
+            changes[f"evaluation.beside.{name}.run"] = str(folder / item.run)
     if any(not Path(name).exists() and (folder / name).exists() for name in recipe.candidates):
         changes["candidates"] = tuple(
             str(folder / name) if not Path(name).exists() and (folder / name).exists() else name

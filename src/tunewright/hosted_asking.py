@@ -40,6 +40,15 @@ class Spent:
 
 def open_provider(name: str, hosted: HostedSection) -> Provider:
     """The provider of a recipe's name, URL included. Raises ProviderError without key or SDK."""
+    if name == "google":
+        from tunewright.providers.google import open_google
+
+        return open_google(
+            project=hosted.project,
+            location=hosted.location,
+            bucket=hosted.bucket,
+            patience_s=hosted.patience_s,
+        )
     from tunewright.providers.openai import open_openai
 
     return open_openai(None if name == "openai" else name, patience_s=hosted.patience_s)

@@ -25,6 +25,8 @@ from tunewright.setup import first_by_content
 from tunewright.store import RunFolder
 from tunewright.worth import Ask, prices_of
 
+WRITTEN = ("supervised", "distill")
+"""Objectives whose runs here are judged by what the model answers."""
 HOSTED_BASELINES = ("base", "few_shot", "linear_probe", "from_scratch")
 """Names that need the base model: at a provider it is asked, or they do not exist."""
 
@@ -118,6 +120,11 @@ def price_beside(
     Raises RecipeError or Refusal before anything is spent.
     """
     check_beside(recipe)
+    if recipe.objective not in WRITTEN:
+        raise RecipeError(
+            f"evaluation.beside compares written answers; objective {recipe.objective} is judged "
+            "here by which of two it favours; take evaluation.beside out"
+        )
     runs_beside(recipe, first_by_content(prepared.splits.test, recipe.evaluation.max_rows))
     if not any(item.model for item in recipe.evaluation.beside.values()):
         return

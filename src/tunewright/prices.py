@@ -57,17 +57,23 @@ class Found:
 
 _LITELLM = "litellm 1.109.1, bundled price map"
 _LITELLM_ON = date(2026, 11, 22)
+_DEPLOYBASE = "deploybase.ai, OpenAI pricing of March 2026"
+_DEPLOYBASE_ON = date(2026, 3, 31)
 _FIREWORKS = "docs.fireworks.ai, fine-tuning calculator"
 _COMPARISON = "docs.fireworks.ai, comparison page"
 _ORI = "docs.ori.co"
 _GUIDE = "mercatus-ai.com, cloud GPU pricing (on demand, specialty providers)"
 
 
-def _tokens(name: str, into: float, out: float, cached: float | None = None) -> list[Price]:
-    rows = [
-        Price("input_tokens", name, into, _LITELLM, _LITELLM_ON),
-        Price("output_tokens", name, out, _LITELLM, _LITELLM_ON),
+def _pair(name: str, into: float, out: float, source: str, read_on: date) -> list[Price]:
+    return [
+        Price("input_tokens", name, into, source, read_on),
+        Price("output_tokens", name, out, source, read_on),
     ]
+
+
+def _tokens(name: str, into: float, out: float, cached: float | None = None) -> list[Price]:
+    rows = _pair(name, into, out, _LITELLM, _LITELLM_ON)
     if cached is not None:
         rows.append(Price("cached_input_tokens", name, cached, _LITELLM, _LITELLM_ON))
     return rows
@@ -80,6 +86,9 @@ def _hour(name: str, usd: float, source: str, read_on: date) -> Price:
 TABLE: tuple[Price, ...] = (
     *_tokens("gpt-4.1-mini", 0.40, 1.60, 0.10),
     *_tokens("gpt-4.1-nano", 0.10, 0.40),
+    *_pair("gpt-4.1", 2.00, 8.00, _DEPLOYBASE, _DEPLOYBASE_ON),
+    *_pair("gpt-4o", 2.50, 10.00, _DEPLOYBASE, _DEPLOYBASE_ON),
+    *_pair("gpt-4o-mini", 0.15, 0.60, _DEPLOYBASE, _DEPLOYBASE_ON),
     *_tokens("ft:gpt-4.1", 3.00, 12.00, 0.75),
     *_tokens("ft:gpt-4.1-mini", 0.80, 3.20, 0.20),
     *_tokens("ft:gpt-4.1-nano", 0.20, 0.80, 0.05),
@@ -89,6 +98,8 @@ TABLE: tuple[Price, ...] = (
     Price("train_tokens", "gpt-4o-mini", 1.0, "OpenAI, a page of 2025", date(2026, 11, 22)),
     Price("train_tokens", "gpt-4o-mini", 3.0, "OpenAI, another page", date(2026, 11, 22)),
     Price("train_tokens", "gpt-4o-mini", 25.0, "OpenAI, a third page", date(2026, 11, 22)),
+    Price("train_tokens", "gpt-4o", 25.0, "tokenmix.ai, OpenAI fine-tuning", date(2026, 4, 30)),
+    Price("train_tokens", "gpt-4o", 3.0, "ai-tools-compared, fine-tuning costs", date(2026, 4, 30)),
     Price("train_tokens", "lora-up-to-10b", 0.46, _ORI, date(2026, 11, 22)),
     _hour("A100-80GB", 2.9, _FIREWORKS, date(2026, 11, 22)),
     _hour("H100-80GB", 4.0, _FIREWORKS, date(2026, 11, 22)),

@@ -22,6 +22,7 @@ from tunewright.cli.evaluate import evaluate
 from tunewright.cli.export import export
 from tunewright.cli.import_config import import_
 from tunewright.cli.init import init
+from tunewright.cli.migrate import migrate
 from tunewright.cli.output import Answer, run_command
 from tunewright.cli.pilot import pilot
 from tunewright.cli.plan import plan
@@ -80,6 +81,7 @@ COMMANDS: tuple[Callable[..., Answer], ...] = (
     pilot,
     search,
     import_,
+    migrate,
     train,
     evaluate,
     compare,
