@@ -52,11 +52,11 @@ def one(size: int, steps: int) -> dict[str, Any]:
 
     from tunewright.config import parse_recipe
     from tunewright.journal import ConsoleJournal
-    from tunewright.pipeline import OBJECTIVES
     from tunewright.preparing import prepare_for_training
     from tunewright.setup import make_setup, open_model
     from tunewright.tokenising import render_for_training
     from tunewright.train.loop import fit
+    from tunewright.train.objectives import OBJECTIVES
 
     text = RECIPE.format(model=PLACE / "15m", rows=PLACE / f"{size}.jsonl", steps=max(1, steps))
     recipe, journal = parse_recipe(text, "bench"), ConsoleJournal()
