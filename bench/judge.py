@@ -28,10 +28,12 @@ def read_rows() -> list[dict[str, str]]:
     for row in json.loads(found.read_text(encoding="utf-8")):
         votes = [row.get(f"annotator{n}") for n in (1, 2, 3)]
         side = max((0, 1, 2), key=votes.count)
-        if votes.count(side) < 2 or not row["response1"].strip() or not row["response2"].strip():
+        if votes.count(side) < 2 or not all(
+            str(row[k]).strip() for k in ("response1", "response2")
+        ):
             continue
         prompt = row["instruction"] + ("\n" + row["input"] if row.get("input") else "")
-        rows.append({"prompt": prompt, "a": row["response1"], "b": row["response2"],
+        rows.append({"prompt": prompt, "a": str(row["response1"]), "b": str(row["response2"]),
                      "people": ("tie", "first", "second")[side]})  # fmt: skip
     return rows
 
