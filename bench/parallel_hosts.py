@@ -25,7 +25,9 @@ from record import at_most, record  # noqa: E402
 from train.whole_command import make_place  # noqa: E402
 
 HARDWARE = "2 shared cores of an AMD EPYC with AVX512-BF16"
-SAME = ["--set=training.num_epochs=20", "--set=training.token_dropout=0",
+SAME = ["--set=training.num_epochs=20", "--set=training.learning_rate=0.0001",
+        '--set=training.interpolate="off"',
+        "--set=training.token_dropout=0",
         "--set=training.dropout=0", "--set=training.early_stopping_patience=null",
         '--set=training.temperature="off"']  # fmt: skip
 
@@ -55,12 +57,15 @@ def main() -> None:
             assert child.wait(600) == 0, (folder / "out.txt").read_text()[-3000:]
         one = load_file(folder / "one" / "model" / "model.safetensors")
         two = load_file(folder / "two" / "model" / "model.safetensors")
-        apart = max(float((one[name] - two[name]).abs().max()) for name in one)
+        differences = {name: float((one[name] - two[name]).abs().max()) for name in one}
+        apart = max(differences.values())
+        # The gradient of a key's bias is rounding alone, which Adam makes large; no output sees it.
+        felt = max(value for name, value in differences.items() if "key.bias" not in name)
     bars = [
         at_most("one of two hosts lost: goes on after", recovered_s, 60.0, "s"),
         at_most("one of two hosts lost: weights apart, in millionths", apart * 1e6, 1.0),
     ]
-    record("parallel_hosts", bars, HARDWARE)
+    record("parallel_hosts", bars, HARDWARE, {"apart_without_key_biases": felt})
 
 
 def wait_for_steps(

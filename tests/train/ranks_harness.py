@@ -50,6 +50,8 @@ class Training:
     max_batch_tokens: int = 30
     ema: float | Literal["none"] = "none"
     rate: float = 1e-3
+    odd_rank: int = -1
+    """A rank that holds other rows than the rest."""
 
 
 def train(training: Training, size: int, folder: Path, *, resume: bool = False) -> dict[str, Any]:
@@ -107,7 +109,7 @@ def _train(training: Training, ranks: Any, folder: Path, resume: bool) -> None:
         decoder._KNOWN[model] = None  # sharded layers run torch's own code; so must one rank's
     if training.parallel == "fsdp":
         named = shard(model, named, ranks)
-    rows = make_rows(48)
+    rows = make_rows(48, seed=4 if ranks.rank == training.odd_rank else 3)
     plan = Plan(
         batch_size=8, max_batch_tokens=training.max_batch_tokens, num_epochs=100.0, eval_steps=10,
         rates=Rates(training.rate, training.rate), head_names=frozenset(), pad_id=0,
@@ -150,9 +152,9 @@ def make_model(training: Training) -> Any:
     return peft.get_peft_model(model, lora, autocast_adapter_dtype=False)
 
 
-def make_rows(count: int) -> list[Row]:
+def make_rows(count: int, *, seed: int = 3) -> list[Row]:
     """Rows of 6 to 14 tokens, of which a number that differs by row is learned."""
-    dice = np.random.default_rng(3)
+    dice = np.random.default_rng(seed)
     rows = []
     for number in range(count):
         ids = dice.integers(4, VOCABULARY, int(dice.integers(6, 15))).astype(np.int32)

@@ -102,6 +102,12 @@ def test_a_rank_with_other_data_is_named():
         check_same(_TwoHosts(), "data", {"the training data": "1" * 64})
 
 
+def test_real_ranks_with_other_rows_end_before_the_first_step(tmp_path):
+    with pytest.raises(AssertionError, match=r"RunError: rank 1 on .*: the training data is"):
+        train(Training(steps=3, odd_rank=1), 2, tmp_path)
+    assert not (tmp_path / "steps.jsonl").exists()
+
+
 @pytest.mark.parametrize(
     ("wish", "quantization", "companion", "needed", "chosen"),
     [

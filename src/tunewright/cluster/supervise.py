@@ -29,8 +29,9 @@ LOOK_S = 1.0
 MOST_FAILURES = 3
 """Of one step in a row."""
 LONGEST_BACK_OFF_S = 60.0
-START_S = 45.0
-"""From a launch until every rank gave a sign of life."""
+START_S = {True: 45.0, False: 180.0}
+"""From a launch until every rank gave a sign of life; True: on several hosts, of which one may be
+gone, so that the others must not wait long."""
 PATIENCE_S = 45.0
 """From a request to stop until ranks that do not follow it are killed."""
 
@@ -78,7 +79,8 @@ class Supervisor:
         """One launch, from its start to the end of its last rank; None where the run is done."""
         running = self.launcher.start(self.command(resume), attempt)
         watch, stalled, asked_at, looked_at = Watch(), "", None, 0.0
-        started = time.monotonic()
+        started = ended_at = time.monotonic()
+        start_s = START_S[isinstance(self.launcher, HostsLauncher)]
         while not running.ended():
             time.sleep(POLL_S)
             now = time.monotonic()
@@ -87,12 +89,14 @@ class Supervisor:
                 running.stop()
             if asked_at is not None and now - asked_at > PATIENCE_S:
                 _end(attempt, running)
+            if stalled and now - ended_at > PATIENCE_S:
+                break  # a launcher that does not end: the next attempt does not wait for it
             if now - looked_at < LOOK_S or stalled:
                 continue
-            looked_at = now
-            missing = places - len(attempt.beats()) if now - started > START_S else 0
+            looked_at = ended_at = now
+            missing = places - len(attempt.beats()) if now - started > start_s else 0
             if missing > 0:
-                stalled = f"{missing} of {places} ranks did not come up in {START_S:.0f} s"
+                stalled = f"{missing} of {places} ranks did not come up in {start_s:.0f} s"
                 running.kill()
                 continue
             found = watch.look(_alive(attempt))
