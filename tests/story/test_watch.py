@@ -20,9 +20,9 @@ NEW = ["is there a pool in the hotel", "book a table for breakfast", "do you hav
 def rows(count: int, seed: int) -> list[tuple[str, str]]:
     rng = random.Random(seed)
     made = []
-    for number in range(count):
+    for _ in range(count):
         label = rng.choice(list(TOPICS))
-        made.append((f"{rng.choice(TOPICS[label])} {number % 900 + 100}", label))
+        made.append((f"{rng.choice(TOPICS[label])} {rng.randrange(100, 1000)}", label))
     return made
 
 
@@ -48,7 +48,7 @@ def trained(tmp_path_factory):
 def test_quiet_then_alarm(trained, capsys):
     rng = random.Random(3)
     calm = [{"id": f"a{n}", "time_s": n, "input": text} for n, (text, _) in enumerate(rows(200, 5))]
-    new = [{"id": f"b{n}", "time_s": 300 + n, "input": f"{rng.choice(NEW)} {n % 900 + 100}"}
+    new = [{"id": f"b{n}", "time_s": 300 + n, "input": f"{rng.choice(NEW)} {rng.randrange(100, 1000)}"}
            for n in range(100)]  # fmt: skip
     log = trained / "log.jsonl"
     log.write_text("".join(json.dumps(line) + "\n" for line in calm))
@@ -94,7 +94,9 @@ def test_mistakes_are_told_in_one_line(trained, capsys):
 def test_tuned_again_on_what_is_new(trained, capsys):
     """A new kind of request is learned; the gate speaks; the old run stays as it was."""
     rng = random.Random(9)
-    texts = [(f"{rng.choice(NEW)} {n + 100}", "hotel") for n in range(150)] + rows(60, 11)
+    texts = [(f"{rng.choice(NEW)} {rng.randrange(100, 1000)}", "hotel") for _ in range(150)] + rows(
+        60, 11
+    )
     new = trained / "new.jsonl"
     new.write_text("".join(
         json.dumps({"id": f"n{n}", "input": text, "label": label}) + "\n"

@@ -20,6 +20,7 @@ from tunewright.api import (
     chat,
     completions,
     decide,
+    feedback,
     files,
     job_events,
     permissions,
@@ -41,14 +42,15 @@ from tunewright.errors import TunewrightError
 from tunewright.hosting import Hosting
 from tunewright.jobs.home import Home
 from tunewright.releases.live import LiveReleases
+from tunewright.serve.capture import Capture
 from tunewright.web import actions, live, pages
 from tunewright.web.shell import Sessions
 
 NUM_THREADS = 40
 """That wait for the database or the disk; they compute little."""
 ROUTERS = (
-    about.router, chat.router, completions.router, decide.router, files.router, tuning.router,
-    job_events.router, permissions.router, tuned_models.router,
+    about.router, chat.router, completions.router, decide.router, feedback.router, files.router,
+    tuning.router, job_events.router, permissions.router, tuned_models.router,
     pages.router, live.router, actions.router,
 )  # fmt: skip
 
@@ -62,14 +64,16 @@ def make_app(
     database: Database | None = None,
     runs: Sequence[Path] = (),
     home: Home | None = None,
+    capture: Capture | None = None,
 ) -> App:
     """An ASGI application on these models. keys: none means that no key is asked for.
 
     database: of the server; without one there are no releases and no keys but the given ones.
     runs: folders that hold run folders, for the pages. home: where files and jobs are kept.
+    capture: keeps traffic for `watch`; closed with the server.
     """
     releases = LiveReleases(hosting, database) if database else None
-    state = State(hosting, deadline_s, releases, home)
+    state = State(hosting, deadline_s, releases, home, capture=capture)
     ring = KeyRing(tuple(keys), database)
     sessions = Sessions()
 
@@ -83,6 +87,8 @@ def make_app(
         if releases is not None:
             releases.stop()
         hosting.close()
+        if capture is not None:
+            await asyncio.to_thread(capture.close)
 
     app = FastAPI(
         title="Tunewright", lifespan=life, docs_url=None, redoc_url=None, openapi_url=None,

@@ -26,6 +26,7 @@ CENSUS: dict[tuple[str, str], Need] = {
     ("POST", "/v1/completions"): "infer",
     ("POST", "/v1/embeddings"): "infer",
     ("POST", "/v1/classify"): "infer",
+    ("POST", "/v1/feedback"): "infer",
     ("DELETE", "/v1/models/{name:path}"): "tune",
     ("POST", "/v1/files"): "tune",
     ("GET", "/v1/files"): "read",

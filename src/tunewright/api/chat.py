@@ -15,6 +15,7 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 
 from tunewright.api.answers import Stream, Written, take, write_all
 from tunewright.api.errors import ApiError
+from tunewright.api.keeping import keep_chat
 from tunewright.api.prompts import ChatBody, make_request
 from tunewright.api.state import State, state_of
 from tunewright.errors import ModelError
@@ -47,9 +48,12 @@ async def create_chat_completion(body: ChatBody, http: HttpRequest) -> Response:
             raise ApiError(400, "n: a stream has one answer; leave n out", param="n")
         events = _events(body, model, requests[0], state, http, len(prompt))
         return StreamingResponse(events, media_type=EVENT_STREAM)
+    begun = time.perf_counter()
     answers = await write_all(model.runner, requests, http, state.deadline_s)
     state.count_tokens(len(prompt), sum(len(item.tokens) for item in answers))
-    return JSONResponse(_whole(body, model, answers, len(prompt)))
+    whole = _whole(body, model, answers, len(prompt))
+    keep_chat(state, http, body, whole["id"], answers, time.perf_counter() - begun)
+    return JSONResponse(whole)
 
 
 async def _grammar(body: ChatBody, model: TextModel) -> Grammar | None:
@@ -118,7 +122,7 @@ async def _events(
         choice = {"index": 0, "delta": delta, "logprobs": logprobs, "finish_reason": reason}
         return event({**frame, "choices": [choice]})
 
-    written = Written()
+    written, begun = Written(), time.perf_counter()
     yield chunk({"role": "assistant", "content": "", "refusal": None}, None)
     try:
         async with Stream(model.runner, request, state.deadline_s) as stream:
@@ -133,6 +137,7 @@ async def _events(
                                "code": error.code}})  # fmt: skip
         return
     state.count_tokens(num_prompt, len(written.tokens))
+    keep_chat(state, http, body, str(frame["id"]), [written], time.perf_counter() - begun)
     yield chunk({}, written.finish_reason)
     if body.wants_usage:
         yield event({**frame, "choices": [], "usage": usage(num_prompt, len(written.tokens))})

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import secrets
 import struct
+import time
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter
@@ -14,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from tunewright.api.answers import wait_for
 from tunewright.api.errors import ApiError, choose_text
+from tunewright.api.keeping import keep_decisions
 from tunewright.api.state import state_of
 from tunewright.records import Prediction, Span
 from tunewright.serve.batches import BatchRunner
@@ -39,9 +42,13 @@ async def classify(body: Texts, http: HttpRequest) -> Response:
     state = state_of(http)
     model = await state.open_labels(state.resolve(body, http))
     texts = _texts(body)
+    begun = time.perf_counter()
     predictions: list[Prediction] = await _ask(model.runner, texts, http)
+    name = f"clf-{secrets.token_hex(12)}"
+    took_s = time.perf_counter() - begun
+    keep_decisions(state, http, body.model, name, texts, predictions, took_s)
     data = [_decision(number, item, model.labels) for number, item in enumerate(predictions)]
-    return JSONResponse({"object": "list", "model": body.model, "data": data})
+    return JSONResponse({"object": "list", "id": name, "model": body.model, "data": data})
 
 
 @router.post("/v1/embeddings")

@@ -15,6 +15,7 @@ from tunewright.hosting import EmbeddingModel, Hosting, LabelModel, TextModel
 from tunewright.jobs.home import Home
 from tunewright.jobs.offered import offer
 from tunewright.releases.live import LiveReleases
+from tunewright.serve.capture import Capture
 
 ANSWERED_BY = "tunewright.release"
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
@@ -42,6 +43,7 @@ class State:
     releases: LiveReleases | None = None
     home: Home | None = None
     watcher: Any = None
+    capture: Capture | None = None
     registry: CollectorRegistry = field(default_factory=CollectorRegistry)
     started_at: float = field(default_factory=time.time)
 

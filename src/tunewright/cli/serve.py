@@ -61,6 +61,10 @@ def serve(
     worker: Annotated[
         bool, typer.Option("--worker/--no-worker", help="Also train the jobs that come in.")
     ] = True,
+    capture: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Keep traffic here, redacted, for `watch --log`."),
+    ] = None,
     server: Server = None,
     as_json: AsJson = False,
 ) -> Answer:
@@ -107,10 +111,12 @@ def serve(
     print(f"dashboard: {address}/", file=sys.stderr)
     print(f"OPENAI_BASE_URL={address}/v1", file=sys.stderr, flush=True)
     from tunewright.api.app import make_app
+    from tunewright.serve.capture import Capture
 
     app = make_app(
         hosting, keys=keys, hosts={*LOOPBACK, host, *(allow_host or ())}, deadline_s=deadline_s,
         database=database, runs=_folders_of_runs(sources), home=home,
+        capture=Capture(capture) if capture else None,
     )  # fmt: skip
     _run(app, listener, home.folder if worker else None)
     return Answer({"stopped": True, "address": f"{address}/v1"}, lambda console: None)

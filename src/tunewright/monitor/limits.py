@@ -155,7 +155,7 @@ def simulate(
         peaks = _peaks_of_means(ground, baseline, means_rm, drawn_Bn)
         peaks |= _peaks_of_spreads(ground, baseline, kernel_rD, reference, drawn_Bn)
         if any(rule.kind == "classifier" for rule in ground.others):
-            peaks["domain_classifier"] = _peak_of_classifier(ground, main_rC, known, drawn_Bn)
+            peaks["domain_classifier"] = _peak_of_classifier(ground, main_rC, rng)
         if any(rule.kind == "flood" for rule in ground.others):
             peaks["flood"] = _peak_of_floods(near_rr, drawn_Bn[::10])
         rows.append({rule.name: peaks[rule.name] for rule in (*ground.means, *ground.others)})
@@ -202,16 +202,17 @@ def _peaks_of_spreads(
     return {"kernel": top_kernel, "class_mix": top_mix}
 
 
-def _peak_of_classifier(
-    ground: Ground, main_rC: Floats, known: NDArray[np.int64], drawn_Bn: NDArray[np.int64]
-) -> float:
-    """Highest separation over windows of four batches."""
-    size = len(ground.classifier.reference_rC)
-    reference = main_rC[known[:size]]
-    windows = drawn_Bn[: len(drawn_Bn) // WINDOW_BATCHES * WINDOW_BATCHES]
-    windows = windows.reshape(-1, WINDOW_BATCHES * drawn_Bn.shape[1])
-    found = [ground.classifier.separation(main_rC[window], reference) for window in windows]
-    return max(found)
+def _peak_of_classifier(ground: Ground, main_rC: Floats, rng: np.random.Generator) -> float:
+    """Highest separation over windows of four batches, permuted: the reference is one part of the
+    rows and windows come from the other, since a row on both sides would hide how well fresh rows
+    can be told apart.
+    """
+    order = rng.permutation(len(main_rC))
+    size = min(len(ground.classifier.reference_rC), len(main_rC) // 2)
+    reference, rest = main_rC[order[:size]], main_rC[order[size:]]
+    width = WINDOW_BATCHES * ground.batch_size
+    windows = rng.integers(0, len(rest), (NUM_BATCHES // WINDOW_BATCHES, width))
+    return max(ground.classifier.separation(rest[window], reference) for window in windows)
 
 
 def _peak_of_floods(near_rr: NDArray[np.bool_], drawn_Bn: NDArray[np.int64]) -> float:
