@@ -27,7 +27,7 @@ CASES = {
         f"{FOLDER}/test_hosted_serve.py", 2,
     ),
     "openai, everything going wrong: key, quota, storms, bad rows, lost answers, prices": (
-        f"{FOLDER}/test_hosted_openai.py", 27,
+        f"{FOLDER}/test_hosted_openai.py", 25,
     ),
     "google, every job state and error; lost answers; killed before the id was noted": (
         f"{FOLDER}/test_hosted_google.py", 20,
