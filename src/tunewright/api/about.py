@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any
 
 from fastapi import APIRouter
@@ -10,10 +11,14 @@ from fastapi import Request as HttpRequest
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
+from tunewright.api.census import caller_of
 from tunewright.api.errors import no_such_model
 from tunewright.api.state import State, state_of
 from tunewright.hosting import Served
-from tunewright.jobs.offered import offer
+from tunewright.jobs.home import Home
+from tunewright.jobs.models import list_models as tuned_models_of
+from tunewright.jobs.offered import TUNED, may_see, offer
+from tunewright.jobs.paging import Record
 
 router = APIRouter()
 
@@ -43,7 +48,12 @@ async def list_models(http: HttpRequest) -> Response:
     state = state_of(http)
     if state.home is not None:
         await asyncio.to_thread(offer, state.hosting, state.home)
-    data = [_model(model) for model in list(state.hosting.models.values())]
+    owner = caller_of(http).owner
+    models = list(state.hosting.models.values())
+    if state.home is not None and owner is not None:
+        own = {row["id"] for row in await asyncio.to_thread(_owned, state.home, owner)}
+        models = [model for model in models if model.id in own or not model.id.startswith(TUNED)]
+    data = [_model(model) for model in models]
     return JSONResponse({"object": "list", "data": [*data, *_releases(state)]})
 
 
@@ -53,6 +63,8 @@ async def retrieve_model(name: str, http: HttpRequest) -> Response:
     state = state_of(http)
     if state.home is not None:
         await asyncio.to_thread(offer, state.hosting, state.home, name)
+        if not await asyncio.to_thread(may_see, state.home, name, caller_of(http).owner):
+            raise no_such_model(name)
     model = state.hosting.models.get(name)
     if model is not None:
         return JSONResponse(_model(model))
@@ -66,6 +78,10 @@ async def retrieve_model(name: str, http: HttpRequest) -> Response:
 async def openapi(http: HttpRequest) -> Response:
     """The description of this API."""
     return JSONResponse(http.app.openapi())
+
+
+def _owned(home: Home, owner: str) -> Sequence[Record]:
+    return tuned_models_of(home.database, owner=owner)
 
 
 def _releases(state: State) -> list[dict[str, Any]]:

@@ -10,10 +10,11 @@ from typing import Any, Protocol
 from fastapi import Request as HttpRequest
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from tunewright.api.census import caller_of
 from tunewright.api.errors import no_such_model
 from tunewright.hosting import EmbeddingModel, Hosting, LabelModel, TextModel
 from tunewright.jobs.home import Home
-from tunewright.jobs.offered import offer
+from tunewright.jobs.offered import may_see, offer
 from tunewright.releases.live import LiveReleases
 from tunewright.serve.capture import Capture
 
@@ -81,8 +82,11 @@ class State:
         that a repeated request finds the same version.
         """
         chosen = body.model
-        if self.home is not None and chosen not in self.hosting.models:
-            offer(self.hosting, self.home, chosen)
+        if self.home is not None:
+            if chosen not in self.hosting.models:
+                offer(self.hosting, self.home, chosen)
+            if not may_see(self.home, chosen, caller_of(http).owner):
+                raise no_such_model(chosen)
         if self.releases is not None and body.model in self.releases.routes:
             extra = body.model_extra or {}
             who = extra.get("user") or extra.get("safety_identifier") or body.model_dump_json()

@@ -133,7 +133,7 @@ async def create_job(body: JobBody, http: HttpRequest) -> Response:
     retries = http.headers.get("x-stainless-retry-count", "0")
     request = Request(
         caller_of(http).id, f"POST {JOBS}", hashlib.sha256(await http.body()).hexdigest(), key,
-        is_retry=retries.isdigit() and int(retries[:6]) > 0,
+        is_retry=retries[:6].isascii() and retries[:6].isdigit() and int(retries[:6]) > 0,
     )  # fmt: skip
     job = await asyncio.to_thread(_create, home, body, request, owner)
     return JSONResponse(show_job(job))

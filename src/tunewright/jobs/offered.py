@@ -34,6 +34,17 @@ def offer(hosting: Hosting, home: Home, name: str | None = None) -> None:
             _add_base(hosting, home, base)
 
 
+def may_see(home: Home, name: str, owner: str | None) -> bool:
+    """Whether this owner may ask that model: tuned ones belong to who tuned them. None sees all."""
+    if owner is None or not name.startswith(TUNED):
+        return True
+    try:
+        get_model(home.database, name, owner=owner)
+    except KeyError:
+        return False
+    return True
+
+
 def _offer_one(hosting: Hosting, home: Home, name: str) -> None:
     if name.startswith(TUNED):
         try:
