@@ -7,6 +7,7 @@ import time
 import pytest
 from tests.jobs.tuning_place import Place, chat_rows, jsonl, preference_rows
 from tests.model_zoo import make_tiny
+from tests.postgres_server import new_database
 
 from tunewright.jobs import board
 from tunewright.jobs.models import list_models
@@ -57,6 +58,15 @@ def test_a_job_from_file_to_model(base, tmp_path):
     table = place.folder.file(row["result_files"][0]).read_text()
     lines = list(csv.DictReader(io.StringIO(table)))
     assert [int(line["step"]) for line in lines] == list(range(1, row["total_steps"] + 1))
+
+
+@pytest.mark.slow
+def test_a_job_in_postgresql(base, tmp_path, postgres):
+    place = Place(tmp_path, base, url=new_database(postgres))
+    job = place.submit(place.upload(jsonl(chat_rows())))
+    work(place, ended(place, job))
+    row = board.get_job(place.database, job)
+    assert row["status"] == "succeeded" and len(list_models(place.database)) == 4
 
 
 @pytest.mark.slow
