@@ -19,8 +19,8 @@ def base(tmp_path_factory):
     return make_tiny("llama", tmp_path_factory.mktemp("base") / "llama")
 
 
-def work(place, until, seconds=100):
-    worker = Worker(place.database, place.folder, place.settings)
+def work(place, until, seconds=280):
+    worker = Worker(place.database, place.folder, place.settings, say=print)
     ends = time.monotonic() + seconds
     worker.run(lambda: until() or time.monotonic() > ends)
     assert until()
