@@ -42,6 +42,7 @@ def get_json(server, path):
         return json.load(reply)
 
 
+@pytest.mark.timeout(600)  # a whole life, and others may be at work here
 def test_from_upload_to_chat_and_away_again(server, client):
     file = upload(client)
     assert client.files.wait_for_processing(file.id).status == "processed"
