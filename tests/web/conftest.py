@@ -6,8 +6,8 @@ import pytest
 from tests.api.conftest import Live, make_tiny, tune
 
 from tunewright.api.app import make_app
-from tunewright.database.engine import open_database, sqlite_url
 from tunewright.hosting import Hosting, bases_of, find_served
+from tunewright.jobs.home import open_home
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 ATTACK = "<img src=x onerror=alert(1)><script>alert(2)</script>"
@@ -33,10 +33,13 @@ class Site:
 
     def __init__(self, runs, folder, **more):
         self.runs = runs
-        self.database = open_database(sqlite_url(folder / "server.sqlite"))
+        self.home = open_home(folder / "server", {"tiny": str(runs.parent / "llama")})
+        self.database = self.home.database
         found = find_served([str(runs / name) for name in ("topics-1", "replies")])
         hosting = Hosting([*found, *bases_of(found)])
-        self.live = Live(make_app(hosting, database=self.database, runs=[runs], **more))
+        self.live = Live(
+            make_app(hosting, database=self.database, runs=[runs], home=self.home, **more)
+        )
         self.url = self.live.url
 
     def stop(self):
@@ -48,6 +51,7 @@ class Site:
 def site(shop, tmp_path):
     runs = tmp_path / "runs"
     shutil.copytree(shop, runs)
+    shutil.copytree(shop.parent / "llama", tmp_path / "llama")
     opened = Site(runs, tmp_path)
     yield opened
     opened.stop()

@@ -8,7 +8,7 @@ import pytest
 PAGES = {
     "overview": "/", "runs": "/runs", "run": "/runs/topics-1", "review": "/runs/topics-1/review",
     "compare": "/compare?a=topics-1&b=topics-2", "playground": "/playground",
-    "releases": "/releases", "traffic": "/traffic", "login": "/login",
+    "releases": "/releases", "tune": "/tune", "traffic": "/traffic", "login": "/login",
 }  # fmt: skip
 WIDE = """[...document.querySelectorAll('main *, header *')].filter((e) =>
   e.getBoundingClientRect().right > innerWidth + 1 && !e.closest('.scroll, pre, svg, .away')
@@ -117,6 +117,29 @@ def test_releases_by_click(page):
     page.click("text=Roll back")
     page.wait_for_selector(".fault")
     assert "nothing was in production before" in page.locator(".fault").text_content()
+
+
+def test_a_run_is_started_from_an_uploaded_file_after_its_forecast(page, site, tmp_path):
+    data = tmp_path / "rows.jsonl"
+    turns = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello there"}]
+    rows = [[{**turns[0], "content": f"hi {n}"}, turns[1]] for n in range(30)]
+    data.write_text("".join(json.dumps({"messages": row}) + "\n" for row in rows))
+    page.goto("/tune")
+    page.set_input_files("#tune-upload", str(data))
+    wait_for(page, "document.getElementById('tune-file').value.startsWith('file-')")
+    assert not page.locator("#tune-start").is_visible()
+    page.fill("#tune-epochs", "2")
+    page.click("#tune button[type=submit]")
+    wait_for(page, "!document.getElementById('tune-forecast').hidden", 90)
+    told = page.locator("#tune-rows").text_content()
+    assert "Time" in told and "n_epochs 2" in told and "Memory" in told
+    page.fill("#tune-epochs", "1")  # another wish needs another forecast
+    assert not page.locator("#tune-start").is_visible()
+    page.click("#tune button[type=submit]")
+    wait_for(page, "!document.getElementById('tune-forecast').hidden", 90)
+    page.click("#tune-start")
+    page.wait_for_selector("text=ftjob-")
+    assert page.locator("tbody .word").first.text_content() in ("validating files", "queued")
 
 
 def test_tables_sort_and_charts_tell_values(page):

@@ -43,7 +43,7 @@ from tunewright.hosting import Hosting
 from tunewright.jobs.home import Home
 from tunewright.releases.live import LiveReleases
 from tunewright.serve.capture import Capture
-from tunewright.web import actions, live, pages
+from tunewright.web import actions, live, pages, tune
 from tunewright.web.shell import Sessions
 
 NUM_THREADS = 40
@@ -51,7 +51,7 @@ NUM_THREADS = 40
 ROUTERS = (
     about.router, chat.router, completions.router, decide.router, feedback.router, files.router,
     tuning.router, job_events.router, permissions.router, tuned_models.router,
-    pages.router, live.router, actions.router,
+    pages.router, live.router, actions.router, tune.router,
 )  # fmt: skip
 
 

@@ -58,6 +58,8 @@ CENSUS: dict[tuple[str, str], Need] = {
     ("GET", "/runs/{name}/report"): "read",
     ("GET", "/runs/{name}/review"): "read",
     ("POST", "/runs/{name}/review"): "tune",
+    ("GET", "/tune"): "read",
+    ("POST", "/tune/forecast"): "tune",
     ("GET", "/compare"): "read",
     ("GET", "/traffic"): "read",
     ("GET", "/playground"): "read",

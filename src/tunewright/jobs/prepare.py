@@ -38,6 +38,13 @@ def auto_epochs(num_rows: int) -> int:
 
 def prepare_job(folder: JobFolder, request: Mapping[str, Any], journal: Journal) -> None:
     """Leave recipe.yaml and prepared.json. Raises DataError, ModelError, RecipeError, Refusal."""
+    recipe, document = look_ahead(request, journal)
+    write_atomic(folder.recipe, dump_recipe(recipe))
+    write_json(folder.prepared, document)
+
+
+def look_ahead(request: Mapping[str, Any], journal: Journal) -> tuple[Recipe, dict[str, Any]]:
+    """(the job's recipe; resolved settings, warnings and forecast). Raises as prepare_job."""
     num_rows, shape = _look_at_files(request)
     recipe = _draft(request, num_rows, shape)
     prepared = prepare_for_training(recipe, journal)
@@ -54,9 +61,8 @@ def prepare_job(folder: JobFolder, request: Mapping[str, Any], journal: Journal)
             "`tunewright serve --base NAME=BASE`"
         )
     recipe, resolved = _resolve(recipe, plan, request)
-    write_atomic(folder.recipe, dump_recipe(recipe))
-    write_json(
-        folder.prepared,
+    return (
+        recipe,
         {
             "hyperparameters": resolved,
             "warnings": [_say(item) for item in _telling(prepared.findings)],

@@ -11,10 +11,13 @@ from fastapi.responses import HTMLResponse, RedirectResponse, Response
 
 from tunewright.api.errors import ApiError
 from tunewright.api.guard import COOKIE
+from tunewright.api.paging import owner_of
 from tunewright.api.state import state_of
 from tunewright.asking import compare as compare_runs
 from tunewright.errors import TunewrightError
 from tunewright.figures import show_delta, show_delta_interval, show_number, show_p, show_seconds
+from tunewright.jobs.board import list_jobs
+from tunewright.jobs.folder import JobFolder
 from tunewright.journal import silence
 from tunewright.records import Report
 from tunewright.releases.board import list_releases
@@ -34,12 +37,18 @@ from tunewright.web.shell import HEADERS, read_form, sessions_of, show_page, sta
 
 router = APIRouter(include_in_schema=False)
 LATEST = 8
+MAX_JOBS = 100
 REPORT_POLICY = "frame-ancestors 'none'"
 
 
 def roots_of(request: Request) -> list[Path]:
-    """Where runs lie."""
-    return list(request.app.state.runs)
+    """Where runs lie: folders of runs, and the run of each job that the visitor may see."""
+    home = state_of(request).home
+    if home is None:
+        return list(request.app.state.runs)
+    seen = list_jobs(home.database, owner=owner_of(request), limit=MAX_JOBS).rows
+    jobs = [JobFolder(home.folder.job(job["id"])).run for job in seen]
+    return [*request.app.state.runs, *jobs]
 
 
 @router.get("/")

@@ -43,9 +43,11 @@ def find_runs(roots: Sequence[Path]) -> dict[str, Run]:
     """All runs below the roots, by name, the newest first; numbers tell equal names apart."""
     found: dict[str, Run] = {}
     for summary in _summaries(roots):
-        name, number = summary.path.name, 2
+        # The run of a job lies in the job's folder and goes by its id.
+        own = summary.path.parent.name if summary.path.name == "run" else summary.path.name
+        name, number = own, 2
         while name in found:
-            name, number = f"{summary.path.name}~{number}", number + 1
+            name, number = f"{own}~{number}", number + 1
         found[name] = Run(name, summary)
     return found
 

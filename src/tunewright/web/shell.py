@@ -42,6 +42,7 @@ HEADERS = {
 NAV = (
     ("/", "Overview"),
     ("/runs", "Runs"),
+    ("/tune", "Tune"),
     ("/releases", "Releases"),
     ("/playground", "Playground"),
     ("/traffic", "Traffic"),
@@ -143,10 +144,13 @@ def _environment() -> Any:
     }  # fmt: skip
     environment.globals |= {
         "show_value": figures.show_value, "show_interval": figures.show_interval,
-        "show_seconds": figures.show_seconds, "show_number": figures.show_number,
+        "show_seconds": figures.show_seconds,
+        "show_bytes": figures.show_bytes, "show_number": figures.show_number,
         "tones": {"ship": "good", "more data": "open", "do not tune": "calm",
                   "production": "good", "canary": "open", "shadow": "calm", "finished": "good",
-                  "running": "open", "better": "good", "worse": "bad", "cannot tell": "open"},
+                  "running": "open",
+                  "better": "good", "succeeded": "good", "failed": "bad", "queued": "open",
+                   "worse": "bad", "cannot tell": "open"},
     }  # fmt: skip
     return environment
 

@@ -187,3 +187,65 @@ if (play) {
   play.left.addEventListener("change", beside);
   if (!play.right.value) beside();
 }
+
+// Tune: upload, forecast, start. A change after the forecast asks for a new one.
+const tune = document.getElementById("tune");
+if (tune) {
+  const part = (name) => document.getElementById(`tune-${name}`);
+  const say = (text) => { part("fault").textContent = text; part("fault").hidden = !text; };
+  const send = async (address, options) => {
+    const reply = await fetch(address, { method: "POST", ...options });
+    const body = await reply.json();
+    if (!reply.ok) throw new Error(body.error.message);
+    return body;
+  };
+  const json = { "Content-Type": "application/json", "X-Page-Token": token };
+  const wanted = () => {
+    const epochs = tune.n_epochs.value ? Number(tune.n_epochs.value) : null;
+    return { model: tune.model.value, training_file: tune.training_file.value,
+      method: tune.method.value === "dpo" ? "dpo" : "supervised", n_epochs: epochs };
+  };
+  const busy = async (work) => {
+    say("");
+    tune.setAttribute("aria-busy", "true");
+    try { await work(); } catch (error) { say(error.message); }
+    tune.removeAttribute("aria-busy");
+  };
+  tune.addEventListener("input", () => { part("forecast").hidden = true; });
+  part("upload").addEventListener("change", () => busy(async () => {
+    const form = new FormData();
+    form.append("purpose", "fine-tune");
+    form.append("file", part("upload").files[0]);
+    const file = await send("/v1/files", { body: form });
+    part("file").add(new Option(file.filename, file.id, true, true));
+  }));
+  tune.addEventListener("submit", (event) => {
+    event.preventDefault();
+    busy(async () => {
+      const told = await send("/tune/forecast", { headers: json, body: JSON.stringify(wanted()) });
+      part("rows").replaceChildren(...told.rows.map(([name, value]) => {
+        const row = document.createElement("div");
+        const [dt, dd] = [document.createElement("dt"), document.createElement("dd")];
+        [dt.textContent, dd.textContent] = [name, value];
+        row.append(dt, dd);
+        return row;
+      }));
+      part("warnings").replaceChildren(...told.warnings.map((text) => {
+        const item = document.createElement("li");
+        item.textContent = text;
+        return item;
+      }));
+      part("forecast").hidden = false;
+      part("start").focus();
+    });
+  });
+  part("start").addEventListener("click", () => busy(async () => {
+    const { n_epochs, method, ...rest } = wanted();
+    const numbers = n_epochs ? { hyperparameters: { n_epochs } } : {};
+    const body = { ...rest, method: { type: method, [method]: numbers } };
+    if (tune.suffix.value) body.suffix = tune.suffix.value;
+    part("start").disabled = true;
+    await send("/v1/fine_tuning/jobs", { headers: json, body: JSON.stringify(body) });
+    location.reload();
+  }));
+}
