@@ -16,7 +16,6 @@ from importlib.resources import files
 from pathlib import Path
 
 from record import at_least, at_most, record
-from tunewright.config import Columns, DataSection
 from tunewright.data.audit.giveaway import find_known_answers
 from tunewright.data.audit.material import AuditMaterial
 from tunewright.data.audit.table import run_audits
@@ -25,6 +24,7 @@ from tunewright.data.clean import notice_duplicates
 from tunewright.data.layout import Layout
 from tunewright.data.split import remove_leaks, split_examples
 from tunewright.records import Example, Finding, Message
+from tunewright.sections import Columns, DataSection
 
 DATA = Path(os.environ.get("TUNEWRIGHT_DATA", Path(__file__).parents[2] / "shared" / "data"))
 DEVICE = "2 shared cores of an AMD EPYC with AVX512-BF16"

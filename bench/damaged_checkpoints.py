@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from record import at_least, at_most, record
 from train.damage_harness import damage_many, kill_at_every_call, save_in_place
-from tunewright.config import TrainingSection
+from tunewright.sections import TrainingSection
 from tunewright.train.resume import save_checkpoint, verify
 
 STATE_BYTES = 256 * 1024 * 1024

@@ -24,13 +24,13 @@ import tunewright.train.loop as loop
 from generation import make_rows, ours
 from record import at_most, record
 from shapes import SHAPES, make_shape
-from tunewright.config import TrainingSection
 from tunewright.data.render import Row
 from tunewright.journal import silence
 from tunewright.model.adapters.table import attach, trainable_parameters
 from tunewright.model.device import cap_kernel_caches, keep_freed_memory
 from tunewright.model.load import Base, load_base
 from tunewright.model.speed import make_fast
+from tunewright.sections import TrainingSection
 from tunewright.train.objectives import OBJECTIVES
 from tunewright.train.optimize import Rates
 

@@ -23,12 +23,12 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.svm import LinearSVC
 
 from record import at_least, at_most, record
-from tunewright.config import Columns
 from tunewright.data.audit.folds import gaussian_scores, label_numbers, word_features
 from tunewright.data.audit.label_errors import find_label_errors
 from tunewright.data.audit.material import AuditMaterial, unit
 from tunewright.data.layout import Layout
 from tunewright.records import Example
+from tunewright.sections import Columns
 
 DATA = Path(os.environ.get("TUNEWRIGHT_DATA", Path(__file__).parents[2] / "shared" / "data"))
 DEVICE = "2 shared cores of an AMD EPYC with AVX512-BF16"

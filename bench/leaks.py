@@ -17,12 +17,12 @@ from pathlib import Path
 import numpy as np
 
 from record import at_least, at_most, record
-from tunewright.config import Columns, DataSection
 from tunewright.data.audit.leaks import CLOSEST, near_leaks
 from tunewright.data.audit.material import AuditMaterial
 from tunewright.data.layout import Layout
 from tunewright.data.split import split_examples
 from tunewright.records import Example
+from tunewright.sections import Columns, DataSection
 
 DATA = Path(os.environ.get("TUNEWRIGHT_DATA", Path(__file__).parents[2] / "shared" / "data"))
 LETTERS = "abcdefghijklmnopqrstuvwxyz"

@@ -51,11 +51,11 @@ def ours(model: Path, rows: list[dict[str, Any]], dtype: Any) -> list[float]:
     """Losses of each step; the first call leaves the adapter that everybody starts from."""
     import torch
 
-    from tunewright.config import TrainingSection
     from tunewright.data.render import Row
     from tunewright.model.adapters.table import attach, trainable_parameters
     from tunewright.model.load import load_base
     from tunewright.model.speed import make_fast
+    from tunewright.sections import TrainingSection
     from tunewright.train.objectives import token_cross_entropy
     from tunewright.train.optimize import MasterAdamW, Rates, rate_factor
     from tunewright.train.step import MicroBatching, take_step

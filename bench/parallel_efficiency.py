@@ -30,10 +30,10 @@ import torch.distributed as dist  # noqa: E402
 import transformers  # noqa: E402
 
 from record import at_least, record  # noqa: E402
-from tunewright.config import TrainingSection  # noqa: E402
 from tunewright.data.render import Row  # noqa: E402
 from tunewright.journal import silence  # noqa: E402
 from tunewright.model.speed import make_fast  # noqa: E402
+from tunewright.sections import TrainingSection  # noqa: E402
 from tunewright.train.loop import Plan, fit  # noqa: E402
 from tunewright.train.objectives import OBJECTIVES  # noqa: E402
 from tunewright.train.optimize import Rates  # noqa: E402

@@ -54,13 +54,13 @@ def own_run(model: str, rows_file: str, settings_file: str) -> None:
     import torch
 
     import tunewright.train.loop as loop
-    from tunewright.config import TrainingSection
     from tunewright.data.render import Row
     from tunewright.journal import silence
     from tunewright.model.adapters.table import attach, trainable_parameters
     from tunewright.model.device import cap_kernel_caches, keep_freed_memory, peak_memory
     from tunewright.model.load import load_base
     from tunewright.model.speed import make_fast
+    from tunewright.sections import TrainingSection
     from tunewright.train.objectives import OBJECTIVES
     from tunewright.train.optimize import Rates
 

@@ -92,7 +92,6 @@ def own_run(model: str) -> None:
     import torch
 
     import tunewright.train.loop as loop
-    from tunewright.config import TrainingSection
     from tunewright.journal import silence
     from tunewright.model.adapters.table import attach, trainable_parameters
     from tunewright.model.device import (
@@ -102,6 +101,7 @@ def own_run(model: str) -> None:
     )
     from tunewright.model.load import load_base
     from tunewright.model.speed import make_fast
+    from tunewright.sections import TrainingSection
     from tunewright.train.objectives import OBJECTIVES
     from tunewright.train.optimize import Rates
 

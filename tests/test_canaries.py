@@ -6,13 +6,14 @@ import pytest
 from tests.model_zoo import make_tiny
 
 from tunewright.canaries import CANDIDATES, CHANCE_BITS, _example, _secrets, measure_exposure, plant
-from tunewright.config import Columns, make_recipe
+from tunewright.config import make_recipe
 from tunewright.data.layout import Layout
 from tunewright.data.prepare import Prepared
 from tunewright.errors import RecipeError
 from tunewright.journal import silence
 from tunewright.pipeline import train
 from tunewright.records import Example, Splits
+from tunewright.sections import Columns
 
 
 def rows(task):

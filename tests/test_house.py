@@ -19,6 +19,7 @@ FLOORS = (
         "yaml_text",
         "methods",
         "aims",
+        "sections",
         "config",
         "cache",
         "importers",

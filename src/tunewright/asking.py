@@ -8,7 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from tunewright.config import Columns, DataSection, Recipe, parse_recipe
+from tunewright.config import Recipe, parse_recipe
 from tunewright.data.columns import Layout, find_layout
 from tunewright.data.formats import read_rows
 from tunewright.data.prepare import read_for_evaluation
@@ -26,6 +26,7 @@ from tunewright.model.generate import stream_answer
 from tunewright.model.load import Base, longest_input
 from tunewright.model.weights import load_tuned, read_manifest
 from tunewright.records import Comparison, Cost, Example, Message, Output, Prediction, Report, Span
+from tunewright.sections import Columns, DataSection
 from tunewright.setup import PREFERRED, reward_form
 from tunewright.store import RunFolder, read_json
 

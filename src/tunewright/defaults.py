@@ -11,9 +11,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from tunewright.config import COMPARING, Recipe, with_values
+from tunewright.config import Recipe, with_values
 from tunewright.methods import METHODS
 from tunewright.records import Derived
+from tunewright.sections import COMPARING
 
 SMALL_MODEL = 200_000_000
 """Below this many parameters, training all of them is cheap and nothing is gained by an adapter."""

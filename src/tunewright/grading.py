@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from tunewright.aims import GraderSection
-from tunewright.config import is_url
 from tunewright.data.preferences import reward_rows
 from tunewright.errors import ModelError, RecipeError
 from tunewright.evaluate.graders import GRADERS, Grade
@@ -14,6 +13,7 @@ from tunewright.evaluate.judge import Judge, Write
 from tunewright.evaluate.predict import Asker, Graded, rewards_of
 from tunewright.records import Example, Message
 from tunewright.remote_chat import ask, open_server
+from tunewright.sections import is_url
 
 NUMBER_TOKENS = 8
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tunewright.config import HostedSection, Recipe
+from tunewright.config import Recipe
 from tunewright.data.batch import random_stream
 from tunewright.errors import Interrupted
 from tunewright.hosted_cost import Asked
@@ -27,6 +27,7 @@ from tunewright.providers.rows import (
     with_shots,
 )
 from tunewright.records import Example, Prediction
+from tunewright.sections import HostedSection
 from tunewright.store import append_jsonl, read_jsonl
 
 

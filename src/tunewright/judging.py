@@ -10,7 +10,7 @@ import numpy as np
 
 from tunewright.aims import JudgeSection
 from tunewright.asking import open_asker
-from tunewright.config import DataSection, Recipe, is_url
+from tunewright.config import Recipe
 from tunewright.data.preferences import reward_rows
 from tunewright.data.prepare import prepare
 from tunewright.errors import DataError, RecipeError
@@ -20,6 +20,7 @@ from tunewright.grading import open_writer
 from tunewright.journal import Journal
 from tunewright.metrics.table import find_metric
 from tunewright.records import Example, Prediction
+from tunewright.sections import DataSection, is_url
 
 METRIC = "judge"
 LETTER_TOKENS = 8

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 
-from tunewright.config import COMPARING, Recipe
+from tunewright.config import Recipe
 from tunewright.data.prepare import Prepared
 from tunewright.data.render import Row
 from tunewright.errors import DataError
 from tunewright.journal import Journal
 from tunewright.model.load import Base
 from tunewright.records import Example
+from tunewright.sections import COMPARING
 from tunewright.setup import Setup, Tuning
 from tunewright.teaching import load_teacher
 from tunewright.train.contrastive import CONTRASTIVE

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tunewright.asking import open_asker
-from tunewright.config import Recipe, RetuneSection, read_recipe, with_values
+from tunewright.config import Recipe, read_recipe, with_values
 from tunewright.data.clean import plain_words
 from tunewright.data.prepare import Prepared, prepare
 from tunewright.data.replay import choose_replay, is_held_out
@@ -37,6 +37,7 @@ from tunewright.monitor.outcomes import suspicious_clients
 from tunewright.monitor.traffic import read_traffic
 from tunewright.pipeline import train
 from tunewright.records import Example, Prediction, Request
+from tunewright.sections import RetuneSection
 from tunewright.store import RunFolder, read_json, write_json, write_jsonl
 
 TASKS = ("classify", "generate")

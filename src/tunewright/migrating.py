@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from tunewright.config import HostedSection, Recipe, parse_recipe
+from tunewright.config import Recipe, parse_recipe
 from tunewright.data.prepare import Prepared
 from tunewright.errors import DataError, ProviderError, RecipeError, Refusal
 from tunewright.evaluate.saved import save_predictions
@@ -25,6 +25,7 @@ from tunewright.journal import Journal, silence
 from tunewright.preparing import prepare_for_training
 from tunewright.providers.openai import OpenAIProvider
 from tunewright.providers.rows import make_wording
+from tunewright.sections import HostedSection
 from tunewright.setup import first_by_content
 from tunewright.store import write_atomic, write_json
 from tunewright.worth import Ask, prices_of

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tunewright.config import BusinessOption, Recipe
+from tunewright.config import Recipe
 from tunewright.decide.benefit import (
     NUM_DRAWS,
     Decision,
@@ -31,6 +31,7 @@ from tunewright.decide.benefit import (
 from tunewright.errors import RecipeError
 from tunewright.metrics.table import find_metric
 from tunewright.prices import Prices
+from tunewright.sections import BusinessOption
 from tunewright.worth import (
     TUNED,
     PriceDesk,

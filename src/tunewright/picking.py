@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tunewright.checking import make_material
 from tunewright.cleaning import bare_place
-from tunewright.config import DataSection, Recipe
+from tunewright.config import Recipe
 from tunewright.data.audit.choose import Chosen, rank_unlabelled, select_subset
 from tunewright.data.audit.traffic import compare_with_traffic
 from tunewright.data.clean import number_ids
@@ -25,6 +25,7 @@ from tunewright.data.prepare import Prepared, read_all
 from tunewright.errors import DataError, UserError
 from tunewright.journal import Journal
 from tunewright.records import Example, Finding
+from tunewright.sections import DataSection
 from tunewright.store import naming_disk_errors, sync_folder
 
 

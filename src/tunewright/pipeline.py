@@ -24,7 +24,7 @@ import torch
 from tunewright.asking import open_asker
 from tunewright.canaries import measure_exposure, plant
 from tunewright.confidence import settle_confidence
-from tunewright.config import COMPARING, Recipe, dump_recipe, parse_recipe
+from tunewright.config import Recipe, dump_recipe, parse_recipe
 from tunewright.cost.devices import DEVICES
 from tunewright.cost.money import CPU_CORE_W, forecast_energy
 from tunewright.data.card import with_token_lengths
@@ -64,6 +64,7 @@ from tunewright.registry import VERSION
 from tunewright.report.files import read_report, write_report
 from tunewright.rivals import answer_with_rivals, check_rivals
 from tunewright.rollouts import make_rollouts
+from tunewright.sections import COMPARING
 from tunewright.setup import PREFERRED, Setup, Tuning, make_setup, open_model, prompt_rows
 from tunewright.spreading import spread_model
 from tunewright.store import (

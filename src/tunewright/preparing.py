@@ -19,7 +19,7 @@ from typing import Any, cast
 
 from tunewright import errors
 from tunewright.cache import Entry, digest, digest_files, digest_source, limit_bytes
-from tunewright.config import Columns, Recipe, dump_recipe, parse_recipe
+from tunewright.config import Recipe, dump_recipe, parse_recipe
 from tunewright.data.embedded import PREFIX
 from tunewright.data.example_file import StoredExamples, write_examples
 from tunewright.data.formats import find_files, named_splits, size_bytes
@@ -28,6 +28,7 @@ from tunewright.data.prepare import Prepared, prepare
 from tunewright.journal import Journal
 from tunewright.metrics.table import metrics_for
 from tunewright.records import Example, Finding, Splits
+from tunewright.sections import Columns
 
 LARGE_BYTES = 32_000_000
 """Sources from which a process of its own prepares them."""

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from tunewright.config import COMPARING, AdapterSection, Recipe, with_values
+from tunewright.config import AdapterSection, Recipe, with_values
 from tunewright.cost.memory import Work, forecast_memory, with_micro_batch
 from tunewright.cost.shape import ModelShape, read_shape
 from tunewright.cost.time import forecast_seconds
@@ -45,6 +45,7 @@ from tunewright.model.pooling import add_mean_pooling, wants_mean_pooling
 from tunewright.model.speed import make_fast
 from tunewright.model.tokenizer import unknown_pieces
 from tunewright.records import Derived, Example
+from tunewright.sections import COMPARING
 from tunewright.train.activations import start_from_activations
 from tunewright.train.head import find_head
 from tunewright.train.loop import Plan

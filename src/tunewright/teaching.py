@@ -15,7 +15,7 @@ from torch import nn
 
 from tunewright.aims import DistillSection
 from tunewright.asking import open_asker
-from tunewright.config import Recipe, is_url
+from tunewright.config import Recipe
 from tunewright.data.preferences import with_answer
 from tunewright.data.prepare import Prepared
 from tunewright.data.render import prompt_messages
@@ -26,6 +26,7 @@ from tunewright.model.catalog import resolve_model
 from tunewright.model.tokenizer import load_tokenizer
 from tunewright.records import Example, Prediction
 from tunewright.remote_chat import ask, open_server
+from tunewright.sections import is_url
 from tunewright.store import RunFolder, append_jsonl, read_jsonl
 
 PART = 64

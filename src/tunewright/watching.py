@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tunewright.asking import open_asker
-from tunewright.config import Recipe, WatchSection, read_recipe
+from tunewright.config import Recipe, read_recipe
 from tunewright.data.prepare import prepare
 from tunewright.data.render import input_text
 from tunewright.errors import RecipeError, RunError
@@ -49,6 +49,7 @@ from tunewright.monitor.sinks import check_webhook, post_to_webhook, sentence, w
 from tunewright.monitor.traffic import read_traffic
 from tunewright.monitor.watcher import Seen, Watcher
 from tunewright.records import Example, Prediction, Request
+from tunewright.sections import WatchSection
 from tunewright.store import RunFolder, read_json, to_plain, write_json, write_jsonl
 
 WINDOW_ROWS = 1000

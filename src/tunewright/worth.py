@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tunewright.config import BusinessOption, BusinessSection, Recipe, read_recipe
+from tunewright.config import Recipe, read_recipe
 from tunewright.decide.benefit import (
     NUM_DRAWS,
     Decision,
@@ -36,6 +36,7 @@ from tunewright.figures import system_title
 from tunewright.metrics.table import METRICS, find_metric
 from tunewright.prices import Found, Prices, read_prices
 from tunewright.records import Prediction
+from tunewright.sections import BusinessOption, BusinessSection
 from tunewright.store import RunFolder, read_json
 
 TUNED = "tuned"

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from tunewright.config import Columns, DataSection
 from tunewright.data.columns import find_layout, make_example
 from tunewright.data.formats import read_rows
 from tunewright.errors import DataError
 from tunewright.records import Message, Span
+from tunewright.sections import Columns, DataSection
 
 REAL = Path(os.environ.get("TUNEWRIGHT_DATA", Path(__file__).parents[3] / "shared" / "data"))
 real_rows = pytest.mark.skipif(not REAL.is_dir(), reason="no real data here; set TUNEWRIGHT_DATA")

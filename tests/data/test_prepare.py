@@ -6,13 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from tunewright.config import Columns, DataSection, parse_recipe
+from tunewright.config import parse_recipe
 from tunewright.data import prepare as module
 from tunewright.data.card import describe_lengths, histogram, make_card
 from tunewright.data.prepare import prepare, read_for_evaluation
 from tunewright.data.suggest import suggest_recipe
 from tunewright.errors import DataError
 from tunewright.journal import Journal, silence
+from tunewright.sections import Columns, DataSection
 
 
 def write_csv(path: Path, rows, header="text,label") -> str:

@@ -7,12 +7,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tunewright.config import DataSection
 from tunewright.data.clean import normalise, notice_duplicates, number_ids
 from tunewright.data.examples import content_id
 from tunewright.data.split import assign_sides, choose_rows, remove_leaks, split_examples
 from tunewright.errors import DataError
 from tunewright.records import Example, Span
+from tunewright.sections import DataSection
 
 SHARES = {"validation": 0.1, "test": 0.1}
 

@@ -11,7 +11,6 @@ import torch
 import transformers
 
 from model_zoo import DECODERS
-from tunewright.config import TrainingSection
 from tunewright.data.batch import make_batch
 from tunewright.data.render import Row
 from tunewright.errors import ModelError
@@ -21,6 +20,7 @@ from tunewright.model.adapters.table import attach, trainable_parameters
 from tunewright.model.generate import generate_answers, target_logits
 from tunewright.model.load import add_tokens, load_base
 from tunewright.model.weights import load_tuned, merged_state, save_tuned
+from tunewright.sections import TrainingSection
 from tunewright.train.activations import start_from_activations
 from tunewright.train.loop import Plan, fit
 from tunewright.train.objectives import OBJECTIVES, with_penalty

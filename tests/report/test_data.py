@@ -1,11 +1,11 @@
 """The data section of the page: what the card holds is what it shows."""
 
 from report_fixture import LABELS, make_card
-from tunewright.config import DataSection
 from tunewright.data.card import make_card as make_real_card
 from tunewright.data.prepare import prepare
 from tunewright.journal import silence
 from tunewright.report.data import make_data_section
+from tunewright.sections import DataSection
 from tunewright.store import to_plain
 
 

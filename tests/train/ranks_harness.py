@@ -21,12 +21,12 @@ import torch.distributed as dist
 import transformers
 from safetensors.torch import load_file, save_file
 
-from tunewright.config import TrainingSection
 from tunewright.data.batch import make_batch
 from tunewright.data.render import Row
 from tunewright.journal import silence
 from tunewright.model import decoder
 from tunewright.model.speed import make_fast
+from tunewright.sections import TrainingSection
 from tunewright.store import append_jsonl, read_jsonl
 from tunewright.train.loop import Plan, fit
 from tunewright.train.objectives import OBJECTIVES

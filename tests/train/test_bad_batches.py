@@ -8,10 +8,10 @@ import pytest
 import torch
 import transformers
 
-from tunewright.config import TrainingSection
 from tunewright.data.render import Row
 from tunewright.model import kernels
 from tunewright.model.decoder import fast_decoder
+from tunewright.sections import TrainingSection
 from tunewright.train.objectives import packs_rows, token_cross_entropy
 from tunewright.train.optimize import MasterAdamW, Rates
 from tunewright.train.step import MicroBatching, take_step

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from tunewright.config import TrainingSection
 from tunewright.model import kernels
+from tunewright.sections import TrainingSection
 from tunewright.train.optimize import MasterAdamW, Rates
 
 needs_kernels = pytest.mark.skipif(kernels.compiled()[0] is None, reason=kernels.compiled()[1])

@@ -7,11 +7,11 @@ import pytest
 import torch
 from tests.model_zoo import make_tiny
 
-from tunewright.config import TrainingSection
 from tunewright.data.batch import make_batch
 from tunewright.data.render import Row
 from tunewright.errors import Refusal
 from tunewright.model.load import load_base
+from tunewright.sections import TrainingSection
 from tunewright.train.objectives import OBJECTIVES, token_cross_entropy
 from tunewright.train.optimize import MasterAdamW, Rates, rate_factor
 from tunewright.train.step import MicroBatching, NonFiniteLossError, take_step

@@ -14,10 +14,10 @@ import torch
 import transformers
 from torch import nn
 
-from tunewright.config import TrainingSection
 from tunewright.data.batch import make_batch
 from tunewright.data.render import Row
 from tunewright.model.speed import make_fast
+from tunewright.sections import TrainingSection
 from tunewright.train.loop import Plan
 from tunewright.train.objectives import OBJECTIVES, Objective
 from tunewright.train.optimize import Rates

@@ -11,7 +11,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, cast
 
-from tunewright.config import Columns, DataSection
 from tunewright.data.examples import make_example
 from tunewright.data.guess import Guess
 from tunewright.data.layout import Layout, PlacedRow, as_shape, file_name, labels_of, text_of
@@ -32,6 +31,7 @@ from tunewright.data.shapes import (
 from tunewright.data.spans import join_tokens, read_spans
 from tunewright.errors import DataError
 from tunewright.records import Task
+from tunewright.sections import Columns, DataSection
 
 PROMPT_KEYS = SHAPE_KEYS["prompt-completion"]
 __all__ = ["Layout", "check_labels", "find_layout", "make_example"]

@@ -9,13 +9,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from tunewright.config import DataSection
 from tunewright.data.layout import Layout, as_shape, labels_of, text_of
 from tunewright.data.profile import is_missing, to_category, to_number
 from tunewright.data.shapes import CONVERSATIONS, Talk, make_turn, parse_cell, read_talk
 from tunewright.data.spans import join_tokens, read_spans
 from tunewright.errors import DataError
 from tunewright.records import Example, Message, Output
+from tunewright.sections import DataSection
 
 Row = Mapping[str, Any]
 SURROGATES = re.compile("[\ud800-\udfff]")

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from tunewright.config import Columns, DataSection
 from tunewright.data.layout import PlacedRow, file_name
 from tunewright.data.profile import MAX_CATEGORIES, Profile, is_missing
 from tunewright.data.shapes import parse_cell
 from tunewright.data.spans import looks_like_spans
 from tunewright.errors import DataError
 from tunewright.records import Task
+from tunewright.sections import Columns, DataSection
 
 # Names that people give to the text, the label and the wanted text; the first match wins.
 INPUT_NAMES = str.split(

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tunewright.config import Columns
 from tunewright.data.profile import is_missing, label_name
 from tunewright.data.shapes import parse_cell
 from tunewright.records import Task
+from tunewright.sections import Columns
 
 PlacedRow = tuple[str, Mapping[str, Any]]
 

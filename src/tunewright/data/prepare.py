@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from tunewright.config import DataSection
 from tunewright.data.clean import clean, make_finding, number_ids
 from tunewright.data.columns import Layout, check_labels, find_layout, make_example
 from tunewright.data.formats import named_splits, read_rows, size_bytes
@@ -14,6 +13,7 @@ from tunewright.data.split import choose_rows, split_examples
 from tunewright.errors import DataError
 from tunewright.journal import Journal
 from tunewright.records import Example, Finding, Span, SplitName, Splits, Task
+from tunewright.sections import DataSection
 
 # Below this a progress bar would only flicker.
 PROGRESS_FROM_BYTES = 20_000_000

@@ -12,10 +12,10 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from tunewright.config import DataSection
 from tunewright.data.clean import fold_case, make_finding, normalise, plain_words
 from tunewright.errors import DataError
 from tunewright.records import Example, Finding, Span, SplitName, Splits
+from tunewright.sections import DataSection
 
 NUM_QUANTILES = 10
 SIDES: tuple[SplitName, ...] = ("train", "validation", "test")

@@ -8,7 +8,6 @@ from typing import Any
 
 import yaml
 
-from tunewright.config import DataSection
 from tunewright.data.columns import Layout, find_layout
 from tunewright.data.formats import named_splits
 from tunewright.data.prepare import Prepared, prepare, read_all
@@ -16,6 +15,7 @@ from tunewright.data.profile import Profile, profile_columns
 from tunewright.data.split import TINY_CLASS_ROWS
 from tunewright.journal import Journal
 from tunewright.records import Example, Task
+from tunewright.sections import DataSection
 
 MetricsFor = Callable[[Task, Sequence[Example], Sequence[str]], tuple[str, ...]]
 EXAMPLE_DECODER = "Qwen/Qwen3-0.6B"

@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from tunewright.config import is_loopback
 from tunewright.errors import ProviderError
 from tunewright.providers.keys import find_key, without_key
 from tunewright.providers.patience import Patience, Trouble
 from tunewright.providers.provider import Event, Job, Order, Phase, Reply, Rules, Turn
 from tunewright.providers.rows import google_contents
+from tunewright.sections import is_loopback
 
 KEY = "tunewright_key"
 SCOPE = "https://www.googleapis.com/auth/cloud-platform"

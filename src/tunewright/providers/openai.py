@@ -12,11 +12,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from tunewright.config import is_loopback
 from tunewright.errors import ProviderError
 from tunewright.providers.keys import find_key, without_key
 from tunewright.providers.patience import Patience, Trouble
 from tunewright.providers.provider import Event, Job, Order, Phase, Reply, Rules, Turn
+from tunewright.sections import is_loopback
 
 KEY = "tunewright_key"
 MAX_JOBS = 2000

@@ -21,7 +21,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tunewright.config import TrainingSection
 from tunewright.data.batch import hide_tokens, plan_epoch
 from tunewright.data.render import Row
 from tunewright.data.row_file import digest_rows, row_lengths
@@ -29,6 +28,7 @@ from tunewright.errors import Interrupted, RunError
 from tunewright.journal import Journal
 from tunewright.model.device import peak_memory
 from tunewright.records import StepLog
+from tunewright.sections import TrainingSection
 from tunewright.train.objectives import Objective, packs_rows
 from tunewright.train.optimize import Companion, MasterAdamW, Rates, rate_factor
 from tunewright.train.parallel import ALONE, Ranks, check_same

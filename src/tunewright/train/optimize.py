@@ -15,8 +15,8 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from tunewright.config import TrainingSection
 from tunewright.model import updates
+from tunewright.sections import TrainingSection
 from tunewright.train.parallel import Ranks, Shards, sum_gradients
 
 BETAS = (0.9, 0.98)

@@ -2,10 +2,10 @@
 
 import random
 
-from tunewright.config import Columns
 from tunewright.data.audit.material import AuditMaterial
 from tunewright.data.layout import Layout
 from tunewright.records import Example
+from tunewright.sections import Columns
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 

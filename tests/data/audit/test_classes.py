@@ -2,13 +2,13 @@ from collections import Counter
 
 import pytest
 
-from tunewright.config import Columns
 from tunewright.data.audit.classes import compare_counts, find_class_sizes, find_label_shift
 from tunewright.data.audit.material import AuditMaterial
 from tunewright.data.audit.table import AUDITS, run_audits
 from tunewright.data.layout import Layout
 from tunewright.errors import RecipeError
 from tunewright.records import Example
+from tunewright.sections import Columns
 
 
 def rows(counts, name="train.csv"):

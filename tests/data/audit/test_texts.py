@@ -2,7 +2,6 @@
 
 import pytest
 
-from tunewright.config import Columns
 from tunewright.data.audit.broken import find_broken_text
 from tunewright.data.audit.language import find_other_languages
 from tunewright.data.audit.lengths import find_blank_answers, find_truncated
@@ -12,6 +11,7 @@ from tunewright.data.audit.templates import find_missing_ends, find_template_tra
 from tunewright.data.audit.unsafe import find_unsafe_answers
 from tunewright.data.layout import Layout
 from tunewright.records import Example, Message
+from tunewright.sections import Columns
 
 PLAIN = [
     "Where is the parcel that I ordered on Monday?",
