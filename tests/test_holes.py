@@ -335,3 +335,26 @@ def test_S18_every_version_is_pinned():
         "uvicorn",
     ):
         assert name in pinned
+
+
+@pytest.mark.parametrize("template", [
+    "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
+    "{% set x = 'a' * 900000000 %}{{ x }}",
+    "{% for a in range(99999) %}{{ 'a' * 9999 }}{% endfor %}",
+])  # fmt: skip
+def test_S4_a_chat_template_that_never_ends_is_refused_when_it_is_loaded(tmp_path, template):
+    from tunewright.model.catalog import resolve_model
+    from tunewright.model.tokenizer import load_tokenizer
+
+    folder = make_tiny("llama", tmp_path / "llama")
+    (folder / "chat_template.jinja").write_text(template)
+    with pytest.raises(ModelError, match="chat template .* needs more than 2 s"):
+        load_tokenizer(resolve_model(str(folder)), "decoder", False)
+
+
+def test_S4_templates_in_use_pass_the_trial():
+    from tunewright.model.chat_template import DEFAULT_CHAT_TEMPLATE, check_template
+
+    strict = "{% if messages[0].role != 'system' %}{{ raise_exception('no') }}{% endif %}"
+    for template in (DEFAULT_CHAT_TEMPLATE, strict, "{% broken", "plain"):
+        assert check_template(template, "x") == template

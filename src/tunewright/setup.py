@@ -31,6 +31,7 @@ from tunewright.journal import Journal
 from tunewright.methods import METHODS, LowRank
 from tunewright.model.adapters.table import attach, trainable_parameters
 from tunewright.model.adapters.targets import head_modules
+from tunewright.model.chat_template import check_template
 from tunewright.model.device import (
     available_memory,
     cap_kernel_caches,
@@ -397,11 +398,14 @@ def reward_form(base: Base) -> Literal["texts", "pairs"] | None:
 
 
 def template_text(template: str) -> str:
-    """The template itself, or what stands in the file that is named. Raises RecipeError."""
+    """The template itself, or what stands in the file that is named; seen to end.
+
+    Raises RecipeError, ModelError.
+    """
     if "{" in template:
-        return template
+        return check_template(template, "data.chat_template")
     try:
-        return Path(template).read_text(encoding="utf-8")
+        return check_template(Path(template).read_text(encoding="utf-8"), template)
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError(
             f"data.chat_template: {template[:80]!r} is neither a template nor a file that can be "

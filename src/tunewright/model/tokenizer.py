@@ -12,7 +12,7 @@ import transformers
 
 from tunewright.errors import ModelError
 from tunewright.model.catalog import ModelSource
-from tunewright.model.chat_template import DEFAULT_CHAT_TEMPLATE
+from tunewright.model.chat_template import DEFAULT_CHAT_TEMPLATE, check_template
 from tunewright.model.safety import first_line
 
 # Names under which vocabularies keep a token meant for padding, when the config forgets it.
@@ -58,9 +58,17 @@ def load_tokenizer(source: ModelSource, kind: str, trust_remote_code: bool) -> t
     # Rows are cut here, so the library's warning of long ones would be a false alarm.
     tokenizer.deprecation_warnings["sequence-length-is-longer-than-the-specified-maximum"] = True
     if tokenizer.chat_template or kind == "encoder":
+        _check_templates(tokenizer.chat_template, folder)
         return tokenizer, False
     tokenizer.chat_template = DEFAULT_CHAT_TEMPLATE
     return tokenizer, True
+
+
+def _check_templates(templates: Any, folder: Path) -> None:
+    """Some tokenizers bring several, by name."""
+    for template in (templates or {}).values() if isinstance(templates, dict) else [templates]:
+        if isinstance(template, str):
+            check_template(template, str(folder))
 
 
 def _ensure_pad(tokenizer: Any, folder: Path) -> None:
