@@ -77,7 +77,7 @@ def test_rows_without_pairs_are_refused_with_a_remedy(place, tmp_path):
     [
         ("objective: dpo\npreference: {gamma: 1}", "r:2: preference.gamma is for objective simpo"),
         ("preference: {beta: 1}", "preference.beta is for objective dpo, ipo"),
-        ("objective: dpo\ntask: classify", "compares written answers; task is classify"),
+        ("objective: dpo\ntask: classify", "is about written answers; task is classify"),
         ("objective: dpoo", "objective is 'dpoo'"),
     ],
 )

@@ -129,8 +129,8 @@ def test_tasks_that_do_not_fit_are_refused(tiny):
         load_base(str(tiny("gemma3_text")), task="tag", labels=("x",))
     with pytest.raises(ModelError, match="no labels"):
         load_base(str(tiny("bert")), task="classify")
-    with pytest.raises(ModelError, match="'embed' unknown; use classify"):
-        load_base(str(tiny("bert")), task="embed")
+    with pytest.raises(ModelError, match="'embedd' unknown; use classify"):
+        load_base(str(tiny("bert")), task="embedd")
 
 
 def edit(path, **values):
