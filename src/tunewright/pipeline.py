@@ -93,7 +93,8 @@ base_model: embedded:minilm
 data:
   train: embedded:support-tickets
 training:
-  num_epochs: 4    # enough to be convincing, and done in two minutes
+  num_epochs: 4           # enough to be convincing, and done in two minutes
+  learning_rate: 2.0e-4   # less loss on validation than the default, at two seeds
 """
 
 
