@@ -116,3 +116,24 @@ def test_a_version_that_cannot_be_loaded_leaves_the_old_one_in_place(tmp_path):
     assert "support@2" not in hosting.models
     hosting.close()
     database.close()
+
+
+def test_a_version_chosen_just_before_a_swap_still_opens(tmp_path, monkeypatch):
+    adapters = make_adapters(tmp_path / "adapters", 2)
+    database = open_database(sqlite_url(tmp_path / "server.sqlite"))
+    for name, path in adapters.items():
+        add_release(database, "support", path, {"model": name}, who="me")
+    put(database, 1, "production")
+    hosting = Hosting([])
+    live = LiveReleases(hosting, database)
+    live.refresh()
+    chosen = live.choose("support", "x").id
+    put(database, 2, "production")
+    live.refresh()
+    live._let_leave()
+    assert hosting.open(chosen) is not None and live.choose("support", "x").id == "support@2"
+    monkeypatch.setattr("tunewright.releases.live.LEAVE_AFTER_S", 0.0)
+    live._let_leave()
+    assert chosen not in hosting.models and "support@2" in hosting.models
+    hosting.close()
+    database.close()

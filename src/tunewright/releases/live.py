@@ -8,6 +8,7 @@ old one ends with it. A version that cannot be loaded leaves everything as it wa
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -19,6 +20,9 @@ from tunewright.releases.board import Release, list_releases, newest_move
 from tunewright.releases.routing import Route, make_routes
 
 LOOK_EVERY_S = 0.5
+LEAVE_AFTER_S = 30.0
+"""How long a version that no name leads to any more still opens: a request may have chosen it just
+before the swap, and be opened after it."""
 
 
 class LiveReleases:
@@ -29,6 +33,7 @@ class LiveReleases:
         self.routes: Mapping[str, Route] = {}
         self.faults: dict[str, str] = {}
         self._held: dict[str, Any] = {}
+        self._leaving: dict[str, float] = {}
         self._seen = -1
         self._lock = threading.Lock()
         self._stop = threading.Event()
@@ -73,7 +78,17 @@ class LiveReleases:
                                      if item.id in self._held})  # fmt: skip
             gone = set(self._held) - set(held)
             self.routes, self._held, self._seen = routes, held, seen
-            for version in gone:
+            now = time.monotonic()
+            self._leaving.update(dict.fromkeys(gone, now))
+            for version in held:
+                self._leaving.pop(version, None)
+
+    def _let_leave(self) -> None:
+        """Forget the versions that nobody can be about to open."""
+        with self._lock:
+            latest = time.monotonic() - LEAVE_AFTER_S
+            for version in [name for name, since in self._leaving.items() if since <= latest]:
+                del self._leaving[version]
                 self.hosting.remove(version)
 
     def _load(self, route: Route) -> dict[str, Any]:
@@ -93,6 +108,7 @@ class LiveReleases:
 
     def _watch(self) -> None:
         while not self._stop.wait(LOOK_EVERY_S):
+            self._let_leave()
             try:
                 self.refresh()
             except Exception as error:  # the database may be away for a while; serving goes on
