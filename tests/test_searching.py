@@ -2,18 +2,15 @@
 
 import json
 import os
-import shutil
 import signal
-import socket
 import subprocess
 import sys
-import tempfile
 import time
-from pathlib import Path
 
 import pytest
 
 from planted_rows import make_values
+from postgres_server import running_postgres
 from tunewright.config import Knob, make_recipe
 from tunewright.decide.curves import Goal, Point
 from tunewright.decide.search import TrialRow
@@ -140,34 +137,10 @@ def test_two_processes_share_one_study(place, tmp_path):
 
 
 @pytest.fixture
-def postgres(tmp_path_factory):
+def postgres():
     """The address of a PostgreSQL of this test's own, on loopback; skips where there is none."""
-    pytest.importorskip("psycopg")
-    found = [*Path("/usr/lib/postgresql").glob("*/bin/initdb"), shutil.which("initdb")]
-    if not any(found):
-        pytest.skip("no PostgreSQL here")
-    binaries = Path(str(next(item for item in found if item))).parent
-    place = Path(tempfile.mkdtemp(prefix="tunewright-pg-"))
-    as_user = []
-    if os.geteuid() == 0:  # it refuses to run as root
-        if subprocess.run(["id", "postgres"], capture_output=True).returncode:
-            pytest.skip("PostgreSQL does not run as root, and there is no user postgres")
-        shutil.chown(place, "postgres")
-        as_user = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"]
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-
-    def call(*command):
-        subprocess.run([*as_user, *command], check=True, stdout=subprocess.DEVNULL, cwd=place)
-
-    call(str(binaries / "initdb"), "-D", str(place / "data"), "-U", "tw", "-A", "trust")
-    options = f"-p {port} -c listen_addresses=127.0.0.1 -k {place}"
-    call(str(binaries / "pg_ctl"), "-D", str(place / "data"), "-w", "-o", options,
-         "-l", str(place / "log"), "start")  # fmt: skip
-    yield f"postgresql+psycopg://tw@127.0.0.1:{port}/postgres"
-    call(str(binaries / "pg_ctl"), "-D", str(place / "data"), "-m", "immediate", "stop")
-    shutil.rmtree(place, ignore_errors=True)
+    with running_postgres() as url:
+        yield url
 
 
 @pytest.mark.slow

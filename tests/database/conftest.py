@@ -1,26 +1,3 @@
 """Every test here runs on SQLite and on PostgreSQL."""
 
-import pytest
-from tests.postgres_server import new_database, running_postgres
-
-from tunewright.database.engine import open_database, sqlite_url
-
-
-@pytest.fixture(scope="session")
-def postgres():
-    with running_postgres() as url:
-        yield url
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def url(request, tmp_path):
-    if request.param == "sqlite":
-        return sqlite_url(tmp_path / "server.sqlite")
-    return new_database(request.getfixturevalue("postgres"))
-
-
-@pytest.fixture
-def database(url):
-    opened = open_database(url)
-    yield opened
-    opened.close()
+from database_fixture import database, postgres, url  # noqa: F401 - fixtures

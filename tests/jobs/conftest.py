@@ -1,30 +1,9 @@
 """A board on SQLite and on PostgreSQL."""
 
 import pytest
-from tests.postgres_server import new_database, running_postgres
 
-from tunewright.database.engine import open_database, sqlite_url
+from database_fixture import database, postgres, url  # noqa: F401 - fixtures
 from tunewright.jobs.board import Wish, add_job
-
-
-@pytest.fixture(scope="session")
-def postgres():
-    with running_postgres() as url:
-        yield url
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def url(request, tmp_path):
-    if request.param == "sqlite":
-        return sqlite_url(tmp_path / "server.sqlite")
-    return new_database(request.getfixturevalue("postgres"))
-
-
-@pytest.fixture
-def database(url):
-    opened = open_database(url)
-    yield opened
-    opened.close()
 
 
 def wish(**values):
@@ -37,7 +16,7 @@ def wish(**values):
 
 
 @pytest.fixture
-def add(database):
+def add(database):  # noqa: F811 - the fixture
     def make(**values):
         with database.writing() as connection:
             return add_job(connection, wish(**values))
