@@ -176,14 +176,6 @@ class _Study:
                     study_name="tunewright", storage=storage, load_if_exists=True,
                     direction="maximize" if self.goal.higher_is_better else "minimize",
                 )  # fmt: skip
-            states = [frozen.state.name for frozen in study.get_trials(deepcopy=False)]
-            # A study that goes on draws anew; two processes at once must not draw alike.
-            apart = os.getpid() % 100_000 if "RUNNING" in states else 0
-            seed = self.recipe.training.seed + 1009 * len(states) + apart
-            if self.section.sampler == "tpe":
-                study.sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=6)
-            else:
-                study.sampler = optuna.samplers.RandomSampler(seed=seed)
             return study
         except Exception as error:  # drivers raise their own kinds
             line = str(error).strip().splitlines()[0][:200]
@@ -258,10 +250,20 @@ class _Study:
             drawn = sum(frozen.state.name != "WAITING" for frozen in trials)
             if drawn >= self.section.trials:
                 return None
+            self.study.sampler = self._sampler(drawn)
             trial = self.study.ask()
             trial.set_user_attr(ASKED, {k: _suggest(trial, k, v) for k, v in self.space.items()})
             self._own(trial)
             return trial
+
+    def _sampler(self, drawn: int) -> optuna.samplers.BaseSampler:
+        """Seeded by the trial's number: processes that began together must not draw alike."""
+        import optuna
+
+        seed = self.recipe.training.seed + 1009 * drawn
+        if self.section.sampler == "tpe":
+            return optuna.samplers.TPESampler(seed=seed, n_startup_trials=6)
+        return optuna.samplers.RandomSampler(seed=seed)
 
     def _own(self, trial: optuna.trial.Trial) -> None:
         trial.set_user_attr(OWNER, self.token)
