@@ -172,11 +172,10 @@ class _Study:
         try:
             with self._alone():  # two processes that make the tables at once would collide
                 storage = optuna.storages.RDBStorage(self.url, engine_kwargs={"connect_args": wait})
-                study = optuna.create_study(
+                return optuna.create_study(
                     study_name="tunewright", storage=storage, load_if_exists=True,
                     direction="maximize" if self.goal.higher_is_better else "minimize",
                 )  # fmt: skip
-            return study
         except Exception as error:  # drivers raise their own kinds
             line = str(error).strip().splitlines()[0][:200]
             raise RunError(f"{self.url}: the study cannot be opened ({line}); check it") from error

@@ -155,6 +155,29 @@ def test_gzip_that_expands_out_of_proportion_is_refused(tmp_path, monkeypatch):
     assert "unpacks to more than" in failure(write(tmp_path / "bomb.csv.gz", bomb))
 
 
+@pytest.mark.parametrize("kind", ["parquet", "arrow"])
+def test_one_long_value_in_a_dictionary_counts_in_every_row(tmp_path, monkeypatch, kind):
+    pa = pytest.importorskip("pyarrow")
+    import pyarrow.parquet as pq
+
+    from tunewright.data import arrow
+
+    monkeypatch.setattr(arrow, "EXPANSION_ALLOWED_BYTES", 10_000_000)
+    monkeypatch.setattr(arrow, "MAX_EXPANSION", 10)
+    long = pa.DictionaryArray.from_arrays(pa.array([0] * 20_000, pa.int32()), ["word " * 200])
+    short = pa.DictionaryArray.from_arrays(pa.array([0, 1] * 10_000, pa.int32()), ["x", "y"])
+    for name, column in (("bomb", long), ("honest", short)):
+        table = pa.table({"text": column, "label": short})
+        path = tmp_path / f"{name}.{kind}"
+        if kind == "parquet":
+            pq.write_table(table, path)
+        else:
+            with pa.ipc.new_file(str(path), table.schema) as file:
+                file.write_table(table)
+    assert "unpacks to more than" in failure(str(tmp_path / f"bomb.{kind}"))
+    assert len(list(read_rows(str(tmp_path / f"honest.{kind}")))) == 20_000
+
+
 def test_quotes_in_tab_separated_text_are_text_unless_well_formed(tmp_path):
     stray = write(tmp_path / "stray.tsv", 'label\ttext\nham\t"Oh no\nspam\tWin "now"\n')
     assert [row["text"] for row in rows_of(stray)] == ['"Oh no', 'Win "now"']

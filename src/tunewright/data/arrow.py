@@ -35,7 +35,7 @@ def _batch_rows(file: Any) -> int:
     first = next(file.iter_batches(FIRST_ROWS), None)
     if first is None or first.num_rows == 0:
         return BATCH_ROWS
-    bytes_a_row: int = max(1, first.nbytes // first.num_rows)
+    bytes_a_row = max(1, _plain_bytes(first) // first.num_rows)
     return max(1, min(BATCH_ROWS, (64 * 2**20) // bytes_a_row))
 
 
@@ -44,13 +44,37 @@ def _limited(path: Path, batches: Iterable[Any]) -> Iterator[Any]:
     limit = max(EXPANSION_ALLOWED_BYTES, MAX_EXPANSION * path.stat().st_size)
     seen = 0
     for batch in batches:
-        seen += batch.nbytes
+        seen += _plain_bytes(batch)
         if seen > limit:
             raise DataError(
                 f"{path}: unpacks to more than {limit:,} bytes, over {MAX_EXPANSION:,} times its "
                 "size; unpack it yourself if you trust it"
             )
         yield batch
+
+
+def _plain_bytes(batch: Any) -> int:
+    """Bytes of a batch with its dictionaries written out: one long value in a dictionary is small
+    until every row is made a copy of it."""
+    return sum(map(_written_out, batch.columns))
+
+
+def _written_out(array: Any) -> int:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    kind = array.type
+    if pa.types.is_dictionary(kind):
+        values = array.dictionary
+        if pa.types.is_string(kind.value_type) or pa.types.is_large_string(kind.value_type):
+            lengths = pc.take(pc.cast(pc.binary_length(values), pa.int64()), array.indices)
+            return pc.sum(lengths).as_py() or 0
+        return len(array) * (_written_out(values) // max(1, len(values)))
+    if pa.types.is_struct(kind):
+        return sum(map(_written_out, array.flatten()))
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        return 8 * len(array) + _written_out(array.flatten())
+    return int(array.nbytes)
 
 
 def read_arrow(path: Path, shown: str) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -61,11 +85,11 @@ def read_arrow(path: Path, shown: str) -> Iterator[tuple[str, dict[str, Any]]]:
         if source.read(6) == b"ARROW1":
             file = pa.ipc.open_file(source)
             batches: Any = (file.get_batch(i) for i in range(file.num_record_batches))
-            yield from _number(batches, file.schema, shown)
+            yield from _number(_limited(path, batches), file.schema, shown)
         else:
             source.seek(0)
             stream = pa.ipc.open_stream(source)
-            yield from _number(stream, stream.schema, shown)
+            yield from _number(_limited(path, stream), stream.schema, shown)
 
 
 def saved_files(folder: Path) -> list[Path] | None:
