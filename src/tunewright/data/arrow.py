@@ -35,7 +35,7 @@ def _batch_rows(file: Any) -> int:
     first = next(file.iter_batches(FIRST_ROWS), None)
     if first is None or first.num_rows == 0:
         return BATCH_ROWS
-    bytes_a_row = max(1, _plain_bytes(first) // first.num_rows)
+    bytes_a_row = max(1, _plain_bytes(first) // int(first.num_rows))
     return max(1, min(BATCH_ROWS, (64 * 2**20) // bytes_a_row))
 
 
