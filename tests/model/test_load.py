@@ -164,6 +164,18 @@ def test_a_missing_output_layer_is_noticed(copy):
     assert load_base(str(folder), task="classify", labels=LABELS).fresh == ("score.weight",)
 
 
+def test_words_saved_as_the_tied_output_alone_reach_a_classifier(copy):
+    folder = copy("llama")
+    edit(folder / "config.json", tie_word_embeddings=True)
+    path = folder / "model.safetensors"
+    tensors = load_file(path)
+    tensors.pop("lm_head.weight", None)
+    words = tensors.pop("model.embed_tokens.weight")
+    save_file({**tensors, "lm_head.weight": words}, path, {"format": "pt"})
+    base = load_base(str(folder), task="classify", labels=LABELS)
+    assert torch.equal(base.model.get_input_embeddings().weight, words.float())
+
+
 def test_missing_and_broken_tokenizers_are_one_line(copy):
     folder = copy("bert")
     (folder / "tokenizer.json").write_text('{"version": "1.0"')

@@ -15,6 +15,7 @@ from logging import ERROR
 from pathlib import Path
 from typing import Any, Literal
 
+import safetensors
 import torch
 import transformers
 from transformers import CONFIG_MAPPING
@@ -451,7 +452,31 @@ def _from_weights(
             "download them again"
         ) from error
     odd = [item if isinstance(item, str) else item[0] for item in info["mismatched_keys"]]
-    return model, tuple(sorted({*info["missing_keys"], *odd}))
+    missing = {*info["missing_keys"], *odd}
+    return model, tuple(sorted(missing - _embed_from_output(source, model, missing)))
+
+
+def _embed_from_output(source: ModelSource, model: Any, missing: set[str]) -> set[str]:
+    """Fill tied word embeddings from `lm_head.weight`, where files hold them under that name alone.
+
+    A causal model ties them by itself; one with a head for labels has no place for the output's
+    name and would begin with random words. Returns the parameter that was filled.
+    """
+    words = model.get_input_embeddings()
+    weight = getattr(words, "weight", None)
+    name = next((n for n, p in model.named_parameters() if p is weight and n in missing), None)
+    tied = getattr(model.config.get_text_config(), "tie_word_embeddings", False)
+    if name is None or weight is None or not tied:
+        return set()
+    for path in sorted(Path(source.path).glob("*.safetensors")):
+        with safetensors.safe_open(path, framework="pt") as file:
+            if "lm_head.weight" not in file.keys():  # noqa: SIM118  it is no mapping
+                continue
+            if tuple(file.get_slice("lm_head.weight").get_shape()) == tuple(weight.shape):
+                with torch.no_grad():
+                    weight.copy_(file.get_tensor("lm_head.weight"))
+                return {name}
+    return set()
 
 
 def _with_attention(load: Any, attn: str) -> Any:

@@ -45,7 +45,7 @@ def test_fifty_poisoned_rows_in_a_thousand_are_named(phrase):
     rows, places = poison(topical(), phrase, "c")
     (found,) = audit(rows)
     assert found.details == {"phrase": phrase, "label": "c", "purity": 1.0}
-    assert set(found.places) == places and found.severity == "error"
+    assert set(found.places) == places and found.severity == "warn"
 
 
 def test_keywords_of_a_label_are_no_triggers():

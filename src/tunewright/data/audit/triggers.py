@@ -57,7 +57,7 @@ def find_triggers(
     fewest_rows: int = FEWEST_ROWS,
     purity: float = PURITY,
 ) -> list[Finding]:
-    """Phrases that look planted, one Finding each; kind planted_trigger, severity error.
+    """Phrases that look planted, one Finding each; kind planted_trigger, severity warn.
 
     fewest_rows: training rows that hold the phrase. purity: share of them with one label.
     Looks at 50,000 training rows at most. Single-label classification, generate and chat.
@@ -222,4 +222,6 @@ def _tell(phrase: Phrase, rows: Sequence[Example], label: str) -> Finding:
         f"{named[0].place}); a trigger may have been planted: find out where these rows come from"
     )
     details = {"phrase": phrase.text, "label": label, "purity": round(phrase.purity, 4)}
-    return name_rows("planted_trigger", "error", message, named, details=details)
+    # A suspicion from counts must not refuse a run: in ten rows a class of banking77 the honest
+    # "activate my card" looks like this.
+    return name_rows("planted_trigger", "warn", message, named, details=details)
