@@ -99,11 +99,13 @@ def test_a_polite_stop_saves_and_resumes_to_the_same_bits(place, undisturbed):
         seconds = whole.deaths[0].seconds
 
         def kills(start: int, most: float = seconds) -> Kill | None:
-            # Not before fit listens: then a polite stop is an end without a checkpoint.
             at = dice.uniform(0.3, 0.8) * most
             return Kill(at, number=signal.SIGTERM) if start < 2 else None
 
-        played = play(setting, place / "stopped", kills)
+        for _ in range(5):  # on a busy machine the stop may come before fit listens: then again
+            played = play(setting, place / "stopped", kills)
+            if played.error != f"status -{int(signal.SIGTERM)}":
+                break
         assert played.outcome is not None, f"{setting.name}: {played.error}"
         assert differences(whole.outcome, played.outcome) == [], setting.name
         stopped += sum(death.status == 3 for death in played.deaths)
