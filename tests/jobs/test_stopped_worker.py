@@ -71,3 +71,16 @@ def test_a_worker_that_was_stopped_past_its_lease_changes_nothing(tmp_path):
     steps = [e["data"]["step"] for e in board.list_events(place.database, job, limit=500).rows
              if e["type"] == "metrics" and "total_steps" in e["data"]]  # fmt: skip
     assert sorted(steps) == sorted(set(steps))  # no step is told twice
+
+
+def test_a_worker_whose_server_died_before_it_had_begun_ends(tmp_path):
+    """The server is killed while its worker still imports: there is nobody to ask for any more."""
+    place = Place(tmp_path / "server", tmp_path / "base")
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    command = [sys.executable, "-m", "tunewright.jobs.work", str(place.folder.path)]
+    worker = subprocess.Popen([*command, "--standby", str(gone.pid)], stderr=subprocess.DEVNULL)
+    try:
+        assert worker.wait(60) == 0
+    finally:
+        worker.kill()

@@ -226,7 +226,7 @@ def work(server: Server = None, as_json: AsJson = False) -> Answer:
         for number in (signal.SIGTERM, signal.SIGINT)
     }
     try:
-        work_until(server_folder(server).path, stopped, standby=False)
+        work_until(server_folder(server).path, stopped)
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

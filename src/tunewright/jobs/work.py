@@ -1,8 +1,10 @@
-"""A worker as a process: `python -m tunewright.jobs.work FOLDER [--standby]`.
+"""A worker as a process: `python -m tunewright.jobs.work FOLDER [--standby SERVER]`.
 
 --standby is how `tunewright serve` starts its own: one at a time works in a folder, the next waits
 until that one is gone. So a server that was killed and started again does not end what its earlier
 worker trains, and does not train beside it. A worker whose server is gone ends when it is idle.
+SERVER is that server's process id: asking for the parent's would come too late where the server was
+killed while its worker was still starting.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
@@ -28,27 +30,30 @@ RESTART_S = 1.0
 
 def main(arguments: list[str]) -> int:
     """Work until SIGTERM or SIGINT."""
-    folder, standby = Path(arguments[0]), "--standby" in arguments
+    folder = Path(arguments[0])
+    server = int(arguments[2]) if arguments[1:2] == ["--standby"] else None
     stopped = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopped.set())
     try:
-        work(folder, stopped, standby=standby)
+        work(folder, stopped, server=server)
     except UserError as error:
         print(f"worker: {error}", file=sys.stderr)
         return 2
     return 0
 
 
-def work(folder: Path, stopped: threading.Event, *, standby: bool) -> None:
-    """Work on the jobs of a server's folder until stopped."""
+def work(folder: Path, stopped: threading.Event, *, server: int | None = None) -> None:
+    """Work on the jobs of a server's folder until stopped.
+
+    server: process id of the server that started this worker, which ends after it.
+    """
     home = open_home(folder)
-    parent = os.getppid()
 
     def orphan() -> bool:
-        return standby and os.getppid() != parent
+        return server is not None and os.getppid() != server
 
-    with _alone(home.folder, stopped, orphan) if standby else nullcontext():
+    with nullcontext() if server is None else _alone(home.folder, stopped, orphan):
         worker = Worker(home.database, home.folder, home.settings, say=_say)
         idle_since = time.monotonic()
 
@@ -66,6 +71,7 @@ def work(folder: Path, stopped: threading.Event, *, standby: bool) -> None:
 def keep_worker(folder: ServerFolder) -> Iterator[None]:
     """A worker process beside the block, started again when it dies."""
     command = [sys.executable, "-m", "tunewright.jobs.work", str(folder.path), "--standby"]
+    command.append(str(os.getpid()))
     over = threading.Event()
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
 
@@ -89,7 +95,7 @@ def keep_worker(folder: ServerFolder) -> Iterator[None]:
 
 
 @contextmanager
-def _alone(folder: ServerFolder, stopped: threading.Event, orphan: object) -> Iterator[None]:
+def _alone(folder: ServerFolder, stopped: threading.Event, orphan: Callable[[], bool]) -> Iterator[None]:
     """Hold the folder's worker lock, which dies with the process; waits for it."""
     try:
         import fcntl
@@ -98,7 +104,7 @@ def _alone(folder: ServerFolder, stopped: threading.Event, orphan: object) -> It
         return
     with open(folder.worker_lock, "w") as lock:
         while True:
-            if stopped.is_set() or orphan():  # type: ignore[operator]
+            if stopped.is_set() or orphan():
                 raise SystemExit(0)
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
