@@ -162,8 +162,8 @@ def _listen(host: str, port: int) -> tuple[socket.socket, str]:
     import socket
 
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    # asyncio turns Nagle's algorithm off only where the protocol is named; with it, the body of each
-    # answer on a kept connection waits 40 ms for the client to acknowledge the head.
+    # asyncio turns Nagle's algorithm off only where the protocol is named; with it, the body of
+    # each answer on a kept connection waits 40 ms for the client to acknowledge the head.
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:

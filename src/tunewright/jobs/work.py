@@ -95,7 +95,9 @@ def keep_worker(folder: ServerFolder) -> Iterator[None]:
 
 
 @contextmanager
-def _alone(folder: ServerFolder, stopped: threading.Event, orphan: Callable[[], bool]) -> Iterator[None]:
+def _alone(
+    folder: ServerFolder, stopped: threading.Event, orphan: Callable[[], bool]
+) -> Iterator[None]:
     """Hold the folder's worker lock, which dies with the process; waits for it."""
     try:
         import fcntl
