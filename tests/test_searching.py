@@ -16,7 +16,7 @@ from tunewright.decide.curves import Goal, Point
 from tunewright.decide.search import TrialRow
 from tunewright.errors import RecipeError, RunError
 from tunewright.journal import silence
-from tunewright.searching import _clip, importance, search
+from tunewright.searching import _clip, _Study, importance, search
 
 SPACE = {
     "training.learning_rate": {"low": 1e-5, "high": 1e-2, "log": True},
@@ -156,6 +156,18 @@ def test_two_processes_share_a_study_in_postgresql(postgres, place, tmp_path):
     assert [row["number"] for row in last["trials"]] == list(range(4))
     known = [set(keys(tmp_path / name)) for name in ("a", "b")]
     assert not known[0] & known[1]
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "random"])
+def test_two_processes_that_begin_together_draw_apart(place, tmp_path, sampler):
+    recipe = make_recipe(make_search(place, rate=1e-3, sampler=sampler))
+    (tmp_path / "s").mkdir()
+    here, there = (_Study(recipe, recipe.search, tmp_path / "s", silence()) for _ in range(2))
+    there.token = "another-machine:1:"
+    here.begin()
+    here.study.tell(here.claim(), 0.5)  # the recipe's own settings, which nobody draws
+    drawn = [study.claim().user_attrs["asked"] for study in (there, here)]
+    assert drawn[0]["training.learning_rate"] != drawn[1]["training.learning_rate"]
 
 
 def test_values_are_brought_into_the_space():

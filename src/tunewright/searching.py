@@ -242,6 +242,7 @@ class _Study:
             trials = self.study.get_trials(deepcopy=False)
             for frozen in trials:
                 if frozen.state.name == "RUNNING" and self._is_orphan(frozen):
+                    self.study.sampler = self._sampler(frozen.number)
                     trial = optuna.trial.Trial(self.study, frozen._trial_id)
                     self._own(trial)
                     self.journal.say(f"trial {frozen.number} goes on where it was left")

@@ -59,7 +59,10 @@ def load_yaml(text: str | bytes, place: str, lines: dict[str, int]) -> dict[str,
         mark = getattr(error, "problem_mark", None)
         where = f"{place}:{mark.line + 1}" if mark else place
         problem = getattr(error, "problem", None) or str(error).splitlines()[0]
-        message = f"{where}: not valid YAML ({problem}); check indentation and quotes"
+        # A byte that is no UTF-8 and a character that YAML forbids come as one kind of error.
+        foreign = isinstance(error, (UnicodeDecodeError, yaml.reader.ReaderError))
+        remedy = "save it as plain UTF-8 text" if foreign else "check indentation and quotes"
+        message = f"{where}: not valid YAML ({problem}); {remedy}"
         raise RecipeError(message) from None
     if not isinstance(values, dict):
         raise RecipeError(f"{place}: a recipe is a table of keys, this is {type(values).__name__}")

@@ -28,6 +28,7 @@ def test_scale_of_equal_or_no_values_is_still_a_scale():
     for values in ([], [3.0], [0.0, 0.0], [math.nan, None], [-2.0, -2.0]):
         scale = charts.make_scale(values)
         assert scale.low < scale.high
+    assert charts.make_scale([0.0, 0.0]).ticks()[0] == 0.0  # no share is below 0
 
 
 def test_focus_leaves_far_systems_out_and_near_ones_in():

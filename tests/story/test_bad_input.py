@@ -8,6 +8,8 @@ import pytest
 from tests.model_zoo import make_tiny
 
 from tunewright.cli.main import run
+from tunewright.config import parse_recipe
+from tunewright.errors import RecipeError
 
 QUESTIONS = {"delivery": "where is my parcel", "card": "my card was refused"}
 ROWS = [(f"{text} number {n}", label) for n in range(20) for label, text in QUESTIONS.items()]
@@ -255,3 +257,10 @@ def test_a_file_of_mixed_shapes_is_not_judged_in_part(tell, house, capsys):
     line = capsys.readouterr().err.splitlines()[-1]
     assert line.startswith("error: mixed.jsonl:41: a row of shape (messages)")
     assert "keep one shape" in line
+
+
+@pytest.mark.parametrize("text", [b"task: classify # caf\xe9\n", b"task: classify\x07\n"])
+def test_a_recipe_that_is_no_utf8_text_is_told_to_become_it(text):
+    with pytest.raises(RecipeError, match="recipe.yaml: not valid YAML.* plain UTF-8") as caught:
+        parse_recipe(text, "recipe.yaml")
+    assert "\n" not in str(caught.value)

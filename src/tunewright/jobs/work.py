@@ -4,7 +4,7 @@
 until that one is gone. So a server that was killed and started again does not end what its earlier
 worker trains, and does not train beside it. A worker whose server is gone ends when it is idle.
 SERVER is that server's process id: asking for the parent's would come too late where the server was
-killed while its worker was still starting.
+killed while its worker was still starting, and on Windows the parent is the environment's launcher.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
+
+import psutil
 
 from tunewright.errors import UserError
 from tunewright.jobs.home import open_home
@@ -49,9 +51,7 @@ def work(folder: Path, stopped: threading.Event, *, server: int | None = None) -
     server: process id of the server that started this worker, which ends after it.
     """
     home = open_home(folder)
-
-    def orphan() -> bool:
-        return server is not None and os.getppid() != server
+    orphan = _outlived(server)
 
     with nullcontext() if server is None else _alone(home.folder, stopped, orphan):
         worker = Worker(home.database, home.folder, home.settings, say=_say)
@@ -65,6 +65,24 @@ def work(folder: Path, stopped: threading.Event, *, server: int | None = None) -
 
         worker.run(over)
     home.database.close()
+
+
+def _outlived(server: int | None) -> Callable[[], bool]:
+    """Tells whether the server is gone; never where there is none. A number used anew is not it."""
+    if server is None:
+        return lambda: False
+    try:
+        process = psutil.Process(server)
+    except psutil.NoSuchProcess:
+        return lambda: True
+
+    def gone() -> bool:
+        try:
+            return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+        except psutil.NoSuchProcess:
+            return True
+
+    return gone
 
 
 @contextmanager

@@ -70,8 +70,8 @@ def make_scale(values: Iterable[float | None], *, pad: float = 0.06) -> Scale:
     finite = [float(value) for value in values if known(value)]
     low, high = (min(finite), max(finite)) if finite else (0.0, 1.0)
     if high - low < 1e-12 * max(abs(high), 1e-6):
-        half = abs(high) * 0.1 or 0.5
-        low, high = low - half, high + half
+        half = abs(high) * 0.1
+        low, high = (low - half, high + half) if half else (0.0, 1.0)  # shares rise from 0
     margin = pad * (high - low)
     return Scale(low - margin, high + margin)
 
