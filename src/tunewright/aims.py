@@ -35,8 +35,10 @@ class DistillSection(Options):
 class GraderSection(Options):
     """One grader: how good an answer is, from 0 to 1 (a reward model: any number)."""
 
-    type: Literal["string_check", "text_similarity", "json_schema", "python", "model", "reward"]
-    """What it looks at."""
+    type: Literal[
+        "string_check", "text_similarity", "json_schema", "python", "model", "reward", "api"
+    ]
+    """What it looks at; api: a grader as OpenAI's fine-tuning API writes it."""
     name: str | None = None
     """What its scores are called; null: its type."""
     weight: float = Field(default=1.0, ge=0)
@@ -63,10 +65,15 @@ class GraderSection(Options):
     """model: its name on that server."""
     question: str = "Is the answer right and helpful?"
     """model: what it is asked; it answers with a number from 0 to 10."""
+    grader: dict[str, Any] | None = None
+    """api: the grader, with {{item.KEY}} (keys of the row in its JSONL file) and
+    {{sample.output_text}}."""
 
     @model_validator(mode="after")
     def _has_what_it_needs(self) -> Self:
-        needed = {"python": "code", "model": "model", "reward": "model"}.get(self.type)
+        needed = {"python": "code", "model": "model", "reward": "model", "api": "grader"}.get(
+            self.type
+        )
         if needed and not getattr(self, needed):
             raise ValueError(f"a grader of type {self.type} needs {needed}")
         return self

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from tunewright.aims import GraderSection
+from tunewright.data.places import RowsByPlace
 from tunewright.data.preferences import reward_rows
 from tunewright.errors import ModelError, RecipeError
+from tunewright.evaluate.api_graders import grade as grade_by_spec
+from tunewright.evaluate.api_graders import read_grader
 from tunewright.evaluate.graders import GRADERS, Grade
 from tunewright.evaluate.judge import Judge, Write
 from tunewright.evaluate.predict import Asker, Graded, rewards_of
@@ -16,6 +20,7 @@ from tunewright.remote_chat import ask, open_server
 from tunewright.sections import is_url
 
 NUMBER_TOKENS = 8
+RESULT_TOKENS = 64
 
 
 def make_graded(
@@ -78,6 +83,8 @@ def _open(how: GraderSection, open_model: Callable[[str], Asker]) -> Grade:
         return _judged(write, how.question)
     if how.type == "reward":
         return _rewarded(str(how.model), open_model)
+    if how.type == "api":
+        return _as_sent(how, open_model)
     return GRADERS[how.type](how)
 
 
@@ -88,6 +95,42 @@ def _judged(write: Write, question: str) -> Grade:
         return judge.grade([e.input for e in examples], answers, question)
 
     return grade
+
+
+def _as_sent(how: GraderSection, open_model: Callable[[str], Asker]) -> Grade:
+    """A grader of OpenAI's API; {{item.KEY}} leads to the example's row in its own file."""
+    spec, rows = read_grader(how.grader), RowsByPlace()
+    opened: dict[str, Asker] = {}
+
+    def write(
+        model: str, turns: Sequence[tuple[str, str]], params: Mapping[str, Any],
+        schema: Mapping[str, Any],
+    ) -> str:  # fmt: skip
+        if model not in opened:
+            opened[model] = replace(open_model(model), max_new_tokens=RESULT_TOKENS)
+        said = [Message(_role(role), text) for role, text in turns]
+        talk = (*said, Message("assistant", ""))
+        example = Example("grader", "", said[-1].content, "", messages=talk)
+        (found,) = opened[model].predict([example], system="grader", split="grader")
+        return str(found.prediction)
+
+    def grade(examples: Sequence[Example], answers: Sequence[str]) -> list[float]:
+        return [
+            grade_by_spec(spec, _item(rows, example), answer, write).reward
+            for example, answer in zip(examples, answers, strict=True)
+        ]
+
+    return grade
+
+
+def _role(role: str) -> Any:
+    return "system" if role == "developer" else role
+
+
+def _item(rows: RowsByPlace, example: Example) -> Mapping[str, Any]:
+    """The row as it was sent; where that is not to be had, what the example holds of it."""
+    found = rows.find(example.place)
+    return {"input": example.input, "output": example.output} if found is None else found
 
 
 def _rewarded(name: str, open_model: Callable[[str], Asker]) -> Grade:
