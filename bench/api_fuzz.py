@@ -15,6 +15,7 @@ import http.client
 import json
 import os
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -24,7 +25,7 @@ from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[1] / "tests")]
 
-from bench.record import at_most, record
+from bench.record import at_least, at_most, record
 from tests.api.fuzzing import make
 from tests.api.tuning_server import TuningServer, write_settings
 from tests.jobs.tuning_place import chat_rows, jsonl
@@ -67,20 +68,25 @@ def run_schemathesis(server: TuningServer, cases: int) -> dict[str, object] | No
                "--checks", "not_a_server_error", "--max-examples", str(cases),
                "--request-timeout", "30", "--exclude-path-regex", "metrics"]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, timeout=7200, check=False)
-    return {"status": done.returncode, "said": done.stdout[-3000:]}
+    found = re.search(r"(\d+) generated", done.stdout)
+    return {
+        "status": done.returncode, "cases": int(found[1]) if found else 0,
+        "said": done.stdout[-3000:],
+    }  # fmt: skip
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--examples", type=int, default=400, help="of schemathesis, an operation")
     options = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="tunewright-fuzz-"))
     try:
         write_settings(folder / "server", make_tiny("llama", folder / "llama"), {})
         server = TuningServer(folder / "server", "--no-worker")
         found = break_it(server, 300 if options.quick else 10_000, options.seed)
-        outside = run_schemathesis(server, 5 if options.quick else 400)
+        outside = run_schemathesis(server, 5 if options.quick else options.examples)
         log = server.stop()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -95,7 +101,10 @@ def main() -> None:
         at_most("tracebacks in the log", tracebacks, 0),
     ]
     if outside is not None:
-        bars.append(at_most("schemathesis finds a server error", float(outside["status"] != 0), 0))
+        bars += [
+            at_least("schemathesis: cases over the OpenAPI document", outside["cases"], 10_000),
+            at_most("schemathesis finds a server error", float(outside["status"] != 0), 0),
+        ]
     record("api_fuzz", bars, DEVICE, {"found": found, "schemathesis": outside})
 
 

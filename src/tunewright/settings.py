@@ -80,6 +80,9 @@ class ServerSettings(Settings):
     max_file_bytes: int = Field(default=MAX_FILE_BYTES, ge=1, le=MAX_UPLOAD_BYTES)
     jobs: JobSettings = JobSettings()
     webhooks: tuple[WebhookSettings, ...] = ()
+    python_graders: bool = False
+    """Whether graders may hold code of the client's. It runs in a process with limits and without
+    network, but it can read what the server's user can."""
     allowed_networks: tuple[str, ...] = ()
     """Networks beside the public ones that webhooks may reach: 127.0.0.0/8, 10.1.0.0/16."""
 

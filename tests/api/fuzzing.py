@@ -27,6 +27,16 @@ BODIES = {
     ("POST", "/v1/uploads/UPLOAD/complete"): {"part_ids": ["part_x"], "md5": None},
     ("POST", "/v1/fine_tuning/checkpoints/NAME/permissions"): {"project_ids": ["p"]},
     ("POST", "/v1/chat/completions"): {"model": "m", "messages": [{"role": "user", "content": "x"}]},
+    ("POST", "/v1/fine_tuning/alpha/graders/validate"): {"grader": {
+        "type": "score_model", "name": "s", "model": "gpt-4o-mini", "range": [0, 1],
+        "input": [{"role": "user", "content": [{"type": "input_text", "text": "{{item.a}}"}]}],
+        "sampling_params": {"seed": 1, "temperature": 1.0, "max_completions_tokens": 5}}},
+    ("POST", "/v1/fine_tuning/alpha/graders/run"): {"model_sample": '{"a": [1]}', "item": {"a": {"b": 1}},
+        "grader": {"type": "multi", "name": "m", "calculate_output": "a + max(b, 0.5)", "graders": {
+            "a": {"type": "string_check", "name": "a", "operation": "eq", "reference": "{{item.a.b}}",
+                  "input": "{{sample.output_json.a[0]}}"},
+            "b": {"type": "text_similarity", "name": "b", "input": "{{sample.output_text}}",
+                  "reference": "x", "evaluation_metric": "bleu"}}}},
 }  # fmt: skip
 READS = (
     "/v1/files", "/v1/files/ID", "/v1/files/ID/content", JOBS, f"{JOBS}/ID", f"{JOBS}/ID/events",

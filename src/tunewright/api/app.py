@@ -22,6 +22,7 @@ from tunewright.api import (
     decide,
     feedback,
     files,
+    graders,
     job_events,
     permissions,
     tuned_models,
@@ -50,7 +51,7 @@ NUM_THREADS = 40
 """That wait for the database or the disk; they compute little."""
 ROUTERS = (
     about.router, chat.router, completions.router, decide.router, feedback.router, files.router,
-    tuning.router, job_events.router, permissions.router, tuned_models.router,
+    tuning.router, graders.router, job_events.router, permissions.router, tuned_models.router,
     pages.router, live.router, actions.router, tune.router,
 )  # fmt: skip
 

@@ -48,6 +48,8 @@ CENSUS: dict[tuple[str, str], Need] = {
     ("GET", "/v1/fine_tuning/jobs/{job_id}/report"): "read",
     ("GET", "/v1/fine_tuning/jobs/{job_id}/report.json"): "read",
     ("GET", "/v1/fine_tuning/jobs/{job_id}/card.json"): "read",
+    ("POST", "/v1/fine_tuning/alpha/graders/run"): "tune",
+    ("POST", "/v1/fine_tuning/alpha/graders/validate"): "tune",
     ("POST", "/v1/fine_tuning/checkpoints/{model}/permissions"): "admin",
     ("GET", "/v1/fine_tuning/checkpoints/{model}/permissions"): "admin",
     ("DELETE", "/v1/fine_tuning/checkpoints/{model}/permissions/{permission_id}"): "admin",

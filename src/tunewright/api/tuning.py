@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import re
 import secrets
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
 from fastapi import Request as HttpRequest
 from fastapi.responses import FileResponse, JSONResponse, Response
-from pydantic import BaseModel, ConfigDict, Field, field_validator
 from sqlalchemy import Connection
 
 from tunewright.api.census import caller_of
 from tunewright.api.errors import ApiError
 from tunewright.api.paging import asked, home_of, listing, owner_of
+from tunewright.api.tuning_bodies import HYPERPARAMETERS, MAX_SEED, Hyperparameters, JobBody
+from tunewright.errors import RecipeError
+from tunewright.evaluate.api_graders import LabelModel, Python, ScoreModel, parts_of, read_grader
 from tunewright.jobs import board
 from tunewright.jobs.files import get_file
 from tunewright.jobs.folder import JobFolder
@@ -28,99 +29,7 @@ from tunewright.jobs.repeats import KeyReusedError, Request, find_earlier, note_
 
 router = APIRouter()
 JOBS = "/v1/fine_tuning/jobs"
-Auto = Literal["auto"]
-Id = Annotated[str, Field(min_length=1, max_length=64)]
 After = Annotated[str | None, Query(max_length=64)]
-MAX_SEED = 2_147_483_647
-
-
-class Hyperparameters(BaseModel):
-    """What a client may set; "auto" is resolved before training."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    n_epochs: Auto | Annotated[int, Field(ge=1, le=50)] = "auto"
-    batch_size: Auto | Annotated[int, Field(ge=1, le=256)] = "auto"
-    learning_rate_multiplier: Auto | Annotated[float, Field(gt=0, le=1e4, allow_inf_nan=False)] = (
-        "auto"
-    )
-
-
-class DpoHyperparameters(Hyperparameters):
-    """Those of preference tuning."""
-
-    beta: Auto | Annotated[float, Field(gt=0, le=2, allow_inf_nan=False)] = "auto"
-
-
-class Supervised(BaseModel):
-    """Learning from answers."""
-
-    hyperparameters: Hyperparameters | None = None
-
-
-class Dpo(BaseModel):
-    """Learning from better and worse answers."""
-
-    hyperparameters: DpoHyperparameters | None = None
-
-
-class Method(BaseModel):
-    """How the model learns."""
-
-    type: Literal["supervised", "dpo", "reinforcement"]
-    supervised: Supervised | None = None
-    dpo: Dpo | None = None
-    reinforcement: dict[str, Any] | None = None
-
-
-class Wandb(BaseModel):
-    """Where numbers also go."""
-
-    project: Annotated[str, Field(min_length=1, max_length=128)]
-    name: Annotated[str | None, Field(max_length=128)] = None
-    entity: Annotated[str | None, Field(max_length=128)] = None
-    tags: Annotated[list[Annotated[str, Field(max_length=64)]] | None, Field(max_length=32)] = None
-
-
-class Integration(BaseModel):
-    """A service that hears of the job."""
-
-    type: Literal["wandb"]
-    wandb: Wandb
-
-
-class JobBody(BaseModel):
-    """A job as it is asked for. priority is ours: higher goes first."""
-
-    model_config = ConfigDict(extra="allow", protected_namespaces=())
-
-    model: Annotated[str, Field(min_length=1, max_length=256)]
-    training_file: Id
-    validation_file: Id | None = None
-    suffix: Annotated[str | None, Field(min_length=1, max_length=64)] = None
-    seed: Annotated[int | None, Field(ge=0, le=MAX_SEED, strict=True)] = None
-    integrations: Annotated[list[Integration] | None, Field(max_length=5)] = None
-    method: Method | None = None
-    metadata: Annotated[
-        dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]] | None,
-        Field(max_length=16),
-    ] = None
-    hyperparameters: Hyperparameters | None = None
-    priority: Annotated[int, Field(ge=-100, le=100)] = 0
-
-    @field_validator("suffix")
-    @classmethod
-    def _can_stand_in_a_name(cls, value: str | None) -> str | None:
-        if value is not None and not re.fullmatch(r"[A-Za-z0-9._ -]+", value):
-            raise ValueError("use letters, digits, dots, dashes and underscores")
-        return value
-
-    @field_validator("metadata")
-    @classmethod
-    def _is_storable(cls, value: dict[str, str] | None) -> dict[str, str] | None:
-        if value and any("\0" in text for pair in value.items() for text in pair):
-            raise ValueError("NUL characters cannot be kept")
-        return value
 
 
 @router.post(JOBS)
@@ -173,6 +82,7 @@ def _wish(home: Home, body: JobBody, owner: str | None) -> board.Wish:
         validation_file=body.validation_file,
         method=method,
         hyperparameters=chosen.model_dump(),
+        method_options=_method_options(home, body, owner),
         suffix=body.suffix,
         seed=secrets.randbelow(MAX_SEED) if body.seed is None else body.seed,
         metadata=body.metadata,
@@ -184,22 +94,51 @@ def _wish(home: Home, body: JobBody, owner: str | None) -> board.Wish:
 
 
 def _method(body: JobBody) -> tuple[str, Hyperparameters]:
+    """The method and its hyper-parameters. Raises ApiError."""
     given = body.method
     if given is None:
         return "supervised", body.hyperparameters or Hyperparameters()
-    if given.type == "reinforcement":
-        text = "method: reinforcement is not offered here; use supervised or dpo"
-        raise ApiError(400, text, param="method", code="unsupported_method")
-    other = given.dpo if given.type == "supervised" else given.supervised
-    if other is not None:
+    others = [name for name in HYPERPARAMETERS if name != given.type]
+    if any(getattr(given, name) is not None for name in others):
         raise ApiError(400, f"method: has options of another type than {given.type}",
                        param="method")  # fmt: skip
-    own = given.supervised if given.type == "supervised" else given.dpo
+    own = getattr(given, given.type)
+    if given.type == "reinforcement" and own is None:
+        raise ApiError(400, "method.reinforcement: give a grader", param="method.reinforcement")
     chosen = own.hyperparameters if own is not None else None
     if chosen is None and body.hyperparameters is not None:
         chosen = body.hyperparameters
-    kind = DpoHyperparameters if given.type == "dpo" else Hyperparameters
+    kind = HYPERPARAMETERS[given.type]
     return given.type, kind.model_validate({} if chosen is None else chosen.model_dump())
+
+
+def _method_options(home: Home, body: JobBody, owner: str | None) -> dict[str, Any] | None:
+    """What a method has beside hyper-parameters: the grader, its models led to local ones."""
+    own = body.method.reinforcement if body.method else None
+    if own is None:
+        return None
+    if (own.response_format or {}).get("type", "text") != "text":
+        param = "method.reinforcement.response_format"
+        raise ApiError(400, f"{param}: answers that are tried are plain text here", param=param)
+    return {"grader": check_grader(home, own.grader, owner)}
+
+
+def check_grader(home: Home, grader: dict[str, Any], owner: str | None) -> dict[str, Any]:
+    """The grader, where it can be used here. Raises ApiError 400 naming what is wrong."""
+    try:
+        spec = read_grader(grader)
+    except RecipeError as error:
+        raise ApiError(400, str(error), param="grader", code="invalid_grader") from None
+    for part in parts_of(spec):
+        if isinstance(part, Python) and not home.settings.python_graders:
+            text = (
+                "grader: python runs code of the client's on this machine; allow it with "
+                "python_graders: true in settings.yaml"
+            )
+            raise ApiError(400, text, param="grader", code="python_graders_off")
+        if isinstance(part, ScoreModel | LabelModel):
+            _base(home, part.model, owner)
+    return spec.model_dump(mode="json", exclude_none=True)
 
 
 def _base(home: Home, model: str, owner: str | None) -> str:
@@ -372,7 +311,10 @@ def show_job(job: Record) -> dict[str, Any]:
         "object": "fine_tuning.job",
         "organization_id": f"org-{job['owner'] or 'local'}",
         "hyperparameters": plain,
-        "method": {"type": job["method"], job["method"]: {"hyperparameters": numbers}},
+        "method": {
+            "type": job["method"],
+            job["method"]: {**(job["method_options"] or {}), "hyperparameters": numbers},
+        },
         "user_provided_suffix": job["suffix"],
         "tunewright": ours,
     }

@@ -118,6 +118,7 @@ JOBS = Table(
     Column("num_events", Integer, nullable=False, server_default="0"),
     Column("last_step", BIG, nullable=False, server_default="0"),
     Column("total_steps", BIG),
+    Column("method_options", JSON),
     sqlite_autoincrement=True,
 )
 Index("jobs_by_status", JOBS.c.status, JOBS.c.priority, JOBS.c.number)

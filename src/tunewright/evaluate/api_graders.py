@@ -180,6 +180,19 @@ def parts_of(spec: Spec) -> list[Spec]:
     return list(spec.parts.values()) if isinstance(spec, Multi) else [spec]
 
 
+def with_models(grader: Mapping[str, Any], lead: Callable[[str], str]) -> dict[str, Any]:
+    """A checked grader as plain values, its models led to others."""
+    given = {**grader}
+    if given["type"] in ("score_model", "label_model"):
+        given["model"] = lead(given["model"])
+    if given["type"] == "multi":
+        parts = read_grader(grader).parts  # type: ignore[attr-defined]
+        plain = {name: part.model_dump(mode="json", exclude_none=True)
+                 for name, part in parts.items()}  # fmt: skip
+        given["graders"] = {name: with_models(part, lead) for name, part in plain.items()}
+    return given
+
+
 def grade(spec: Spec, item: Mapping[str, Any], answer: str, write: Write | None) -> Outcome:
     """Grade one answer to one row. write: asks a model; None where there are none."""
     values = {"item": item, "sample": sample_of(answer)}

@@ -48,6 +48,7 @@ class Wish:
     organization: str
     priority: int = 0
     owner: str = ""
+    method_options: Mapping[str, Any] | None = None
 
 
 class WrongStateError(ValueError):
@@ -73,6 +74,7 @@ def add_job(connection: Connection, wish: Wish) -> str:
         "training_file": wish.training_file,
         "validation_file": wish.validation_file,
         "method": wish.method,
+        "method_options": None if wish.method_options is None else dict(wish.method_options),
         "hyperparameters": dict(wish.hyperparameters),
         "suffix": wish.suffix,
         "seed": wish.seed,

@@ -13,7 +13,7 @@ from typing import Any
 from tunewright.config import Recipe, dump_recipe, with_values
 from tunewright.errors import DataError, ModelError
 from tunewright.jobs.folder import JobFolder
-from tunewright.jobs.rows import check_rows
+from tunewright.jobs.rows import UNANSWERED, check_rows
 from tunewright.journal import Journal
 from tunewright.planning import Plan, make_plan, this_machine
 from tunewright.preparing import prepare_for_training
@@ -24,7 +24,15 @@ from tunewright.store import write_atomic, write_json
 KEPT_EPOCHS = 3
 TARGET_EPOCHS, MIN_TARGET, MAX_TARGET, MAX_EPOCHS = 3, 100, 25_000, 25
 MAX_FINDINGS = 50
-SHAPES = {"supervised": ("chat", "completion"), "dpo": ("preference",)}
+SHAPES = {
+    "supervised": ("chat", "completion"), "dpo": ("preference",), "reinforcement": ("prompt",)
+}  # fmt: skip
+OBJECTIVES = {"reinforcement": "grpo"}
+COMPLETIONS = 8
+"""Answers that are tried to each prompt at compute_multiplier 1."""
+MIN_COMPLETIONS, MAX_COMPLETIONS = 2, 64
+ANSWER_TOKENS = 256
+"""Longest answer that is tried, where the recipe of the settings says nothing else."""
 
 
 def auto_epochs(num_rows: int) -> int:
@@ -85,14 +93,17 @@ def look_ahead(request: Mapping[str, Any], journal: Journal) -> tuple[Recipe, di
 
 def _look_at_files(request: Mapping[str, Any]) -> tuple[int, str]:
     """(rows, shape) of the training file. Raises DataError for rows that cannot be learned."""
-    wanted = SHAPES[request["method"]]
-    checked = check_rows(Path(request["training_path"]))
+    wanted, tries = SHAPES[request["method"]], request["method"] == "reinforcement"
+    checked = check_rows(Path(request["training_path"]), unanswered=tries)
     sides = [("training", checked)]
     if request["validation_path"]:
-        sides.append(("validation", check_rows(Path(request["validation_path"]))))
+        other = check_rows(Path(request["validation_path"]), unanswered=tries)
+        sides.append(("validation", other))
     for side, found in sides:
         if found.fault:
             raise DataError(f"Invalid {side} file: {found.fault}")
+        if found.shape == "prompt" and not tries:
+            raise DataError(f"Invalid {side} file: Line 1: {UNANSWERED}")
         if found.shape not in wanted:
             raise DataError(
                 f"Invalid {side} file: {found.shape} rows, but method {request['method']} learns "
@@ -111,7 +122,7 @@ def _draft(request: Mapping[str, Any], num_rows: int, shape: str) -> Recipe:
     epochs, batch = given.get("n_epochs", "auto"), given.get("batch_size", "auto")
     values: dict[str, Any] = {
         "base_model": request["base_model"],
-        "objective": request["method"],
+        "objective": OBJECTIVES.get(request["method"], request["method"]),
         "data.train": request["training_path"],
         "data.format": "jsonl",
         "data.validation": request["validation_path"] or request["validation"],
@@ -122,12 +133,31 @@ def _draft(request: Mapping[str, Any], num_rows: int, shape: str) -> Recipe:
         "training.keep_epochs": KEPT_EPOCHS,
         "training.trackers": request["trackers"],
     }
-    if request["method"] != "supervised":
+    if request["method"] == "reinforcement":
+        values.update(_reinforced(request))
+    elif request["method"] == "dpo":
         beta = given.get("beta", "auto")
         values["preference.beta"] = None if beta == "auto" else beta
     else:
         values["task"] = "chat" if shape == "chat" else "generate"
     return with_values(Recipe(), {**values, **request["recipe"]})
+
+
+def _reinforced(request: Mapping[str, Any]) -> dict[str, Any]:
+    """Recipe values of a job that learns from a grader."""
+    given = request["hyperparameters"]
+    multiplier, every = given.get("compute_multiplier"), given.get("eval_interval")
+    factor = 1.0 if multiplier in (None, "auto") else float(str(multiplier))
+    count = min(MAX_COMPLETIONS, max(MIN_COMPLETIONS, round(COMPLETIONS * factor)))
+    values: dict[str, Any] = {
+        "task": "chat",
+        "graders": [{"type": "api", "name": "grader", "grader": request["grader"]}],
+        "grpo.num_completions": count,
+        "evaluation.max_new_tokens": ANSWER_TOKENS,
+    }
+    if every not in (None, "auto"):
+        values["training.eval_steps"] = every
+    return values
 
 
 def _resolve(
@@ -148,6 +178,13 @@ def _resolve(
         resolved["n_epochs"] = int(resolved["n_epochs"])
     if recipe.objective == "dpo":
         resolved["beta"] = 0.1 if recipe.preference.beta is None else recipe.preference.beta
+    if recipe.objective == "grpo":
+        resolved |= {
+            "compute_multiplier": recipe.grpo.num_completions / COMPLETIONS,
+            "eval_interval": filled.training.eval_steps,
+            "eval_samples": 1,
+            "reasoning_effort": "default",
+        }
     return recipe, resolved
 
 

@@ -23,19 +23,28 @@ MESSAGE_KEYS = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """What a file holds. fault: one line naming the line, None for a sound file."""
+    """What a file holds. fault: one line naming the line, None for a sound file.
+
+    shape "prompt": conversations that none of the assistant's turns answers (reinforcement).
+    """
 
     num_rows: int
     shape: str | None
     fault: str | None = None
 
 
+UNANSWERED = "example_missing_assistant_message: no message of the assistant"
+
+
 class _FaultError(ValueError):
     """What is wrong with a row."""
 
 
-def check_rows(path: Path) -> Checked:
-    """Look at every line of a JSONL file."""
+def check_rows(path: Path, *, unanswered: bool = False) -> Checked:
+    """Look at every line of a JSONL file.
+
+    unanswered: conversations need no answer, and those with and without one may stand together.
+    """
     number, shape = 0, None
     with open(path, "rb") as file:
         while line := file.readline(MAX_LINE_BYTES + 1):
@@ -44,6 +53,10 @@ def check_rows(path: Path) -> Checked:
                 if len(line) > MAX_LINE_BYTES:
                     raise _FaultError(f"longer than {MAX_LINE_BYTES} bytes")
                 found = _check_line(line, number == 1)
+                if unanswered and found == "chat":
+                    found = "prompt"
+                if {shape, found} == {"chat", "prompt"}:
+                    raise _FaultError(UNANSWERED)
                 if shape is not None and found != shape:
                     raise _FaultError(f"a {found} row among {shape} rows; keep to one format")
                 shape = found
@@ -91,18 +104,16 @@ def _check_line(line: bytes, first: bool) -> str:
     for shape, belongs, check in _SHAPES:
         if belongs(row):
             check(row)
-            return shape
+            return "prompt" if shape == "chat" and not _is_answered(row) else shape
     raise _FaultError("missing_messages_list: there is no `messages`, `prompt` or `input` key")
 
 
 def _check_chat(row: Mapping[str, Any]) -> None:
     _check_messages(row["messages"])
-    if not any(_says_something(message) for message in row["messages"]):
-        raise _FaultError("example_missing_assistant_message: no message of the assistant")
 
 
-def _says_something(message: Mapping[str, Any]) -> bool:
-    return bool(message["role"] == "assistant")
+def _is_answered(row: Mapping[str, Any]) -> bool:
+    return any(message["role"] == "assistant" for message in row["messages"])
 
 
 def _check_messages(messages: Any) -> None:

@@ -23,6 +23,7 @@ from sqlalchemy.exc import DBAPIError
 from tunewright import figures
 from tunewright.database.engine import Database
 from tunewright.errors import RunError
+from tunewright.evaluate.api_graders import with_models
 from tunewright.jobs import leases
 from tunewright.jobs.board import get_job
 from tunewright.jobs.files import Incoming, drop_expired, note_checked, unchecked
@@ -204,15 +205,14 @@ class Worker:
     def _request(self, job: Record) -> dict[str, Any]:
         """What the child has to know."""
         jobs = self.settings.jobs
-        base = job["base_model"]
-        if base.startswith("ft:"):
-            base = str(self.folder.jobs / get_model(self.database, base)["folder"])
+        base = self._folder_of(job["base_model"])
         validation = job["validation_file"]
         wanted = [item["type"] for item in job["integrations"] or ()]
         return {
             "model": job["model"],
             "base_model": base,
             "method": job["method"],
+            "grader": self._grader(job),
             "hyperparameters": job["hyperparameters"],
             "seed": job["seed"],
             "training_path": str(self.folder.file(job["training_file"])),
@@ -224,6 +224,19 @@ class Worker:
             "trackers": wanted,
             "lease_s": jobs.lease_s,
         }
+
+    def _folder_of(self, model: str) -> str:
+        """A base as it is, or where the tuned model of that name lies."""
+        if not model.startswith("ft:"):
+            return model
+        return str(self.folder.jobs / get_model(self.database, model)["folder"])
+
+    def _grader(self, job: Record) -> dict[str, Any] | None:
+        """The job's grader with local models in the place of the names that clients know."""
+        given = (job["method_options"] or {}).get("grader")
+        if given is None:
+            return None
+        return with_models(given, lambda name: self._folder_of(self.settings.base_of(name) or name))
 
     def _show_alive(self, folder: JobFolder, lease: Lease) -> None:
         sign = {"at": time.time(), "fence": lease.fence}

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from difflib import SequenceMatcher
+from itertools import pairwise
 
 from tunewright.metrics.text import WORD
 
@@ -67,10 +68,7 @@ def meteor(answer: str, reference: str) -> float:
         return 0.0
     precision, recall = len(pairs) / len(a), len(pairs) / len(b)
     mean = 10 * precision * recall / (recall + 9 * precision)
-    chunks = 1 + sum(
-        second != (first[0] + 1, first[1] + 1)
-        for first, second in zip(pairs, pairs[1:], strict=False)
-    )
+    chunks = 1 + sum(second != (first[0] + 1, first[1] + 1) for first, second in pairwise(pairs))
     return mean * (1 - 0.5 * (chunks / len(pairs)) ** 3)
 
 
@@ -94,7 +92,7 @@ def _common_length(a: Sequence[str], b: Sequence[str]) -> int:
 
 
 def _aligned(a: Sequence[str], b: Sequence[str]) -> list[tuple[int, int]]:
-    """Each word of `a` with its like in `b`: the next in line where it fits, else the first free."""
+    """Each word of `a` with its like in `b`: the next in line if it fits, else the first free."""
     free: dict[str, list[int]] = {}
     for place, word in enumerate(b):
         free.setdefault(word, []).append(place)
