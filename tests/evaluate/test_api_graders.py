@@ -1,5 +1,7 @@
 """Graders as OpenAI's API writes them."""
 
+import time
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -120,3 +122,29 @@ def test_similarities_against_values_found_by_hand():
     assert SIMILARITIES["rouge_2"](text, other) == pytest.approx(3 / 5)
     assert SIMILARITIES["rouge_l"](text, other) == pytest.approx(5 / 6)
     assert SIMILARITIES["gleu"](text, other) == pytest.approx((5 + 3 + 2 + 1) / 18)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["{{" * 50_000, "{{a" * 30_000, "{{ " + " " * 90_000, "}}" * 50_000, "{{item.answer}}" * 6000,
+     "{{item.big}}" * 8000],
+)  # fmt: skip
+def test_S15_texts_of_graders_never_take_long_or_grow_without_end(text):
+    started = time.process_time()
+    item = {**ITEM, "big": "x" * 100_000}
+    try:
+        found = grade(read_grader({**CHECK, "input": text}), item, "Paris", None)
+    except RecipeError:
+        pass
+    else:
+        assert found.reward == 0.0
+    assert time.process_time() - started < 2
+
+
+@pytest.mark.parametrize("name", sorted(SIMILARITIES))
+def test_S15_long_texts_are_compared_in_time(name):
+    texts = ("a" * 200_000, "a " * 100_000, " ".join(f"w{n % 50}" for n in range(40_000)))
+    started = time.process_time()
+    for text in texts:
+        SIMILARITIES[name](text, text[::-1])
+    assert time.process_time() - started < 10

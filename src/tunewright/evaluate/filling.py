@@ -13,10 +13,12 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-_HOLE = re.compile(r"\{\{(.*?)\}\}", re.DOTALL)
+_HOLE = re.compile(r"\{\{([^{}]*)\}\}")
 _PATH = re.compile(r"(item|sample)((?:\.[A-Za-z0-9_-]+|\[\d{1,6}\])*)")
 _STEP = re.compile(r"\.([A-Za-z0-9_-]+)|\[(\d+)\]")
 LONGEST_FORMULA = 1000
+LONGEST_TEXT = 1_000_000
+"""Characters of a text with its holes filled; a row may stand in it many times."""
 
 
 class FillError(ValueError):
@@ -42,10 +44,21 @@ def fill(text: str, values: Mapping[str, Any]) -> str:
 
     What is no string is written as JSON.
     """
-    return _HOLE.sub(lambda hole: _shown(_find(hole[1].strip(), values)), text)
+    left = LONGEST_TEXT - len(text)
+
+    def put(hole: re.Match[str]) -> str:
+        nonlocal left
+        found = _shown(find(hole[1].strip(), values))
+        left -= len(found)
+        if left < 0:
+            raise FillError(f"filled, the text is longer than {LONGEST_TEXT:,} characters")
+        return found
+
+    return _HOLE.sub(put, text)
 
 
-def _find(path: str, values: Mapping[str, Any]) -> Any:
+def find(path: str, values: Mapping[str, Any]) -> Any:
+    """What a path such as item.key[0] leads to. Raises FillError."""
     found = _PATH.fullmatch(path)
     if found is None:
         raise FillError(f"{{{{{path[:60]}}}}}: not a variable")
