@@ -47,10 +47,10 @@ def make_answers(n=500, seed=1, tuned=0.10, base=0.22):
 
 def make_worth(business=None, answers=None, prices=PRICES, **options):
     recipe = make_recipe({"task": "classify", "business": BUSINESS | (business or {})})
+    figures = {"num_rows": 2000, "train_hours": 0.5, "num_draws": 4000, **options}
     return find_worth(
-        recipe, answers or make_answers(), ("a", "b"), num_rows=2000, train_hours=0.5,
-        prices=prices, today=TODAY, num_draws=4000, **options,
-    )  # fmt: skip
+        recipe, answers or make_answers(), ("a", "b"), prices=prices, today=TODAY, **figures
+    )
 
 
 def save_run(folder, recipe_text, answers):

@@ -5,7 +5,7 @@ from datetime import date
 import pytest
 
 from tunewright.errors import RecipeError
-from tunewright.prices import KINDS, TABLE, Price, Prices, read_prices
+from tunewright.prices import KINDS, TABLE, Price, Prices, cached_from, read_prices
 
 TODAY = date(2026, 11, 24)
 
@@ -32,6 +32,33 @@ def test_an_old_price_warns():
     fresh = Prices(table=[Price("kwh", "here", 0.3, "bill", date(2026, 5, 28))])
     assert not fresh.look_up("kwh", "here", TODAY).warnings
     assert fresh.look_up("kwh", "here", date(2026, 11, 25)).warnings
+
+
+def test_what_a_tuned_model_costs_stands_beside_its_base():
+    prices = Prices()
+    for base in ("gpt-4.1", "gpt-4.1-mini", "gpt-4.1-nano", "gpt-4o", "gpt-4o-mini", "o4-mini"):
+        for kind in ("input_tokens", "cached_input_tokens", "output_tokens"):
+            plain = prices.look_up(kind, base, TODAY).usd
+            tuned = prices.look_up(kind, f"ft:{base}", TODAY).usd
+            assert plain is not None and plain < tuned < 5 * plain
+        assert (
+            prices.look_up("cached_input_tokens", base, TODAY).usd
+            < prices.look_up("input_tokens", base, TODAY).usd
+        )
+
+
+def test_short_prompts_are_not_cached():
+    assert cached_from("gpt-4.1-mini")[0] == cached_from("ft:gpt-4.1")[0] == 1024
+    assert cached_from("gemini-2.5-flash")[0] == 2048 and "2026" in cached_from("gemini-3.5")[1]
+    assert cached_from("a model of ours") is None
+
+
+def test_what_a_person_said_counts_after_the_users_own_file():
+    own = Prices([Price("kwh", "here", 0.3, "bill", TODAY)])
+    said = [Price("kwh", "here", 0.5, "asked for", TODAY), Price("kwh", "x", 0.6, "asked", TODAY)]
+    both = own.after(said)
+    assert both.look_up("kwh", "here", TODAY).usd == 0.3
+    assert both.look_up("kwh", "x", TODAY).usd == 0.6
 
 
 def test_sources_that_disagree_settle_nothing():

@@ -7,8 +7,9 @@ import pytest
 from benefit_fixture import BUSINESS, TODAY, make_answers, make_worth
 from tunewright.config import make_recipe
 from tunewright.errors import RecipeError
+from tunewright.price_desk import MissingFigureError
 from tunewright.prices import Price, Prices
-from tunewright.worth import MissingFigureError, worth_document
+from tunewright.worth import worth_document
 
 
 def test_costs_are_itemised_to_the_cent():
@@ -64,6 +65,41 @@ def test_a_stale_price_warns():
     old = Price("device_hour", "this", 1.0, "an old bill", date(2026, 1, 1))
     worth = make_worth(prices=Prices([old]))
     assert any("327 days ago" in text for text in worth.warnings)
+
+
+def test_energy_counts_where_it_is_wanted_and_its_carbon_is_told():
+    own = [Price("device_hour", "this", 0.0, "ours", TODAY), Price("kwh", "here", 0.32, "x", TODAY)]
+    worth = make_worth({"electricity": True}, prices=Prices(own), train_kwh=12.5)
+    assert dict(worth.costs)["electricity"] == pytest.approx(4.00)
+    assert dict(worth.monthly)["tuning again"] == pytest.approx(4 * 4.00 / 12)
+    assert worth.train_kwh == 12.5 and worth.train_co2_kg is None  # nobody knows the grid
+    grid = [*own, Price("carbon_kg", "here", 0.4, "the grid's report", TODAY)]
+    told = make_worth({"electricity": True, "train_kwh": 10}, prices=Prices(grid))
+    assert told.train_co2_kg == pytest.approx(4.0)
+    assert make_worth(prices=Prices(grid), train_kwh=12.5).train_kwh is None  # not wanted
+    with pytest.raises(MissingFigureError, match="give business.train_kwh"):
+        make_worth({"electricity": True}, prices=Prices(own))
+    with pytest.raises(MissingFigureError, match="no kwh for here"):
+        make_worth({"electricity": True}, prices=Prices(own[:1]), train_kwh=1.0)
+
+
+def test_a_prompt_too_short_for_the_cache_pays_in_full():
+    hosted = {**BUSINESS["options"]["hosted"], "input_tokens": 800, "cached_tokens": 700}
+    worth = make_worth({"options": {**BUSINESS["options"], "hosted": hosted}})
+    rival = next(r for r in worth.rivals if r.name == "hosted")
+    assert rival.request_usd == pytest.approx(800 * 0.4e-6 + 30 * 1.6e-6)
+    assert any("caches prompts from 1,024 tokens" in text for text in worth.warnings)
+
+
+def test_a_price_with_a_range_brings_its_doubt_along():
+    wide = Price("device_hour", "this", 4.0, "two vendors", TODAY, low=1.0, high=9.0)
+    worth = make_worth(prices=Prices([wide]), train_hours=500.0)
+    (doubt,) = worth.tuned.doubts
+    assert doubt.name == "device_hour of this" and doubt.once == 500.0
+    assert "device_hour of this" in {bar.name for bar in worth.decision.tornado}
+    sure = make_worth(prices=Prices([Price("device_hour", "this", 4.0, "bill", TODAY)]),
+                      train_hours=500.0)  # fmt: skip
+    assert sure.tuned.doubts == ()
 
 
 @pytest.mark.parametrize(

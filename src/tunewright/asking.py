@@ -19,12 +19,15 @@ from tunewright.evaluate.details import make_details
 from tunewright.evaluate.predict import Asker, Scale
 from tunewright.evaluate.saved import read_predictions
 from tunewright.evaluate.score import score
+from tunewright.hosted_cost import Consent
+from tunewright.hosted_use import HostedChat, elsewhere_error, is_hosted, open_hosted
 from tunewright.journal import Journal
 from tunewright.metrics.table import check_metrics, metrics_for
 from tunewright.model.device import choose_precision, keep_freed_memory, pick_device
 from tunewright.model.generate import stream_answer
 from tunewright.model.load import Base, longest_input
 from tunewright.model.weights import load_tuned, read_manifest
+from tunewright.price_desk import Ask
 from tunewright.records import Comparison, Cost, Example, Message, Output, Prediction, Report, Span
 from tunewright.sections import Columns, DataSection
 from tunewright.setup import PREFERRED, reward_form
@@ -43,13 +46,17 @@ def evaluate(
     *,
     metrics: Sequence[str] | None = None,
     split: str | None = None,
+    consent: Consent | None = None,
+    ask: Ask | None = None,
 ) -> Report:
     """Judge a run, adapter, folder or hub model on any data.
+
+    consent, ask: of a run that was tuned elsewhere, before its answers are paid for.
 
     A Report whose only system is `tuned`, without a verdict: there is nothing to compare with.
     Raises ModelError, DataError, RecipeError.
     """
-    asker, section, layout = _open(what, data, split)
+    asker, section, layout = _open(what, data, split, journal, consent=consent, ask=ask)
     examples = read_for_evaluation(data, section, layout, journal, split)
     if not examples:
         raise DataError(f"{data}: no rows to judge on; give a file with labelled rows")
@@ -157,21 +164,33 @@ def _in_words(answer: Output, text: str) -> str:
     return f"{answer:.6g}" if isinstance(answer, float) else str(answer)
 
 
-def open_chat(what: str) -> ChatSession:
+def open_chat(what: str) -> ChatSession | HostedChat:
     """A session with a run, adapter, folder or hub model. Raises ModelError."""
+    if is_hosted(what):
+        return HostedChat(open_hosted(what))
     base, manifest = _load(what)
     check_answers(base)
     return ChatSession(_asker(base, manifest, base.task or "chat"))
 
 
 def open_asker(what: str, *, precision: str | None = None) -> Asker:
-    """A run, adapter, folder or hub model, asked as it was trained. Raises ModelError, RunError.
+    """A run, adapter, folder or hub model, asked as it was trained. Raises ModelError, RunError for
+    a run that was tuned elsewhere too.
 
     precision: fp32 or bf16; None takes the one it was trained in.
     """
     base, manifest = _load(what, precision)
     check_answers(base)
     return _asker(base, manifest, base.task or "chat")
+
+
+def open_answerer(
+    what: str, journal: Journal, *, consent: Consent | None = None, ask: Ask | None = None
+) -> Asker:
+    """The same, and of a run that was tuned elsewhere the model there, asked after consent."""
+    if is_hosted(what):
+        return open_hosted(what, journal, consent=consent, ask=ask, embeds=True)
+    return open_asker(what)
 
 
 def check_answers(base: Base) -> None:
@@ -188,6 +207,8 @@ def _load(what: str, precision: str | None = None) -> tuple[Base, Mapping[str, A
     keep_freed_memory()
     device = pick_device()
     path = Path(what)
+    if is_hosted(path):
+        raise elsewhere_error(what)
     place = RunFolder(path).model if (path / "model").is_dir() else path
     if path.is_dir() and (path / "recipe.yaml").exists() and not (path / "model").is_dir():
         raise RunError(f"{what}: this run has no model yet; finish it with --resume")
@@ -234,7 +255,17 @@ def _asker(base: Base, manifest: Mapping[str, Any], task: str) -> Asker:
     return Asker(base, rendering, most, Scale(**scale) if scale else Scale())
 
 
-def _open(what: str, data: str, split: str | None) -> tuple[Asker, DataSection, Layout]:
+def _open(
+    what: str,
+    data: str,
+    split: str | None,
+    journal: Journal,
+    *,
+    consent: Consent | None = None,
+    ask: Ask | None = None,
+) -> tuple[Asker, DataSection, Layout]:
+    if is_hosted(what):
+        return _open_elsewhere(what, data, split, journal, consent, ask)
     base, manifest = _load(what)
     check_answers(base)
     recipe = _recipe_of(what)
@@ -247,6 +278,23 @@ def _open(what: str, data: str, split: str | None) -> tuple[Asker, DataSection, 
     labels = layout.labels if base.task == "reward" else base.labels or layout.labels
     layout = replace(layout, labels=labels, multi_label=base.multi_label)
     return _asker(base, manifest, layout.task), section, layout
+
+
+def _open_elsewhere(
+    what: str,
+    data: str,
+    split: str | None,
+    journal: Journal,
+    consent: Consent | None,
+    ask: Ask | None,
+) -> tuple[Asker, DataSection, Layout]:
+    asker = open_hosted(what, journal, consent=consent, ask=ask)
+    how, section = asker.at.how, asker.at.recipe.data
+    rows = list(islice(read_rows(data, format="auto", split=split), LAYOUT_ROWS))
+    card = read_json(RunFolder(Path(what)).card)
+    section = _with_trained_columns(section, card, rows)
+    layout = find_layout(rows, section, how.task)
+    return asker, section, replace(layout, labels=how.labels, multi_label=how.multi_label)
 
 
 def _with_trained_columns(
@@ -294,7 +342,7 @@ def _split_name(name: str) -> tuple[str, str]:
 
 
 def _asked(name: str, data: str, journal: Journal) -> tuple[list[Prediction], tuple[str, ...], str]:
-    asker, section, layout = _open(name, data, None)
+    asker, section, layout = _open(name, data, None, journal)
     examples = read_for_evaluation(data, section, layout, journal)
     predictions = asker.predict(examples, system="tuned", split="test")
     return predictions, layout.labels, metrics_for(layout.task, examples, layout.labels)[0]

@@ -68,6 +68,7 @@ SYSTEMS = {
     "bm25": "BM25",
     "boosted_trees": "gradient-boosted trees",
     "few_shot": "few-shot prompt",
+    "retrieved": "prompt with nearest examples",
     "from_scratch": "same shape from scratch",
     "label_names": "label-name similarity",
     "linear_probe": "frozen base + linear probe",

@@ -6,7 +6,7 @@ What stands in answers.jsonl was paid for, so a run that goes on asks only what 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import Any
 from tunewright.config import Recipe
 from tunewright.data.batch import random_stream
 from tunewright.errors import Interrupted
+from tunewright.evaluate.nearest import nearest_rows
 from tunewright.hosted_cost import Asked
 from tunewright.journal import Journal
 from tunewright.providers.provider import Provider, Reply
@@ -22,9 +23,7 @@ from tunewright.providers.rows import (
     Wording,
     answer_text,
     estimate_tokens,
-    prompt_turns,
     read_answer,
-    with_shots,
 )
 from tunewright.records import Example, Prediction
 from tunewright.sections import HostedSection
@@ -37,6 +36,7 @@ class Spent:
 
     input_tokens: int = 0
     output_tokens: int = 0
+    cached_tokens: int = 0
 
 
 def open_provider(name: str, hosted: HostedSection) -> Provider:
@@ -75,6 +75,14 @@ def choose_examples(train: Sequence[Example], count: int, seed: int) -> tuple[Ex
     return (*chosen.values(), *spare)[:count]
 
 
+def near_examples(
+    train: Sequence[Example], test: Sequence[Example], count: int, seed: int
+) -> dict[str, tuple[Example, ...]]:
+    """By id of a test row, the training rows nearest to it, for its prompt: the nearest last."""
+    found = nearest_rows(train, test, count, seed)
+    return {row.id: near[::-1] for row, near in zip(test, found, strict=True)}
+
+
 def answer_limit(recipe: Recipe, train: Sequence[Example]) -> int:
     """Most tokens of an answer: the recipe's, or those of the longest to be learned and more."""
     wish = recipe.evaluation.max_new_tokens
@@ -99,21 +107,18 @@ def ask_systems(
     Raises Interrupted where a provider stays silent: what was answered is kept.
     """
     known = {
-        (line["system"], line["model"], line["id"]): Reply(
-            line["text"], line["input_tokens"], line["output_tokens"]
-        )
-        for line in read_jsonl(kept)
+        (line["system"], line["model"], line["id"]): _kept_reply(line) for line in read_jsonl(kept)
     }
     wanted = [(s, e) for s in systems for e in test if (s.system, s.model, e.id) not in known]
     lock = threading.Lock()
 
     def put(system: Asked, example: Example) -> None:
-        turns = prompt_turns(example, how)
-        turns = with_shots(turns, system.shots, how) if system.shots else turns
-        reply = system.provider.ask(system.model, turns, max_tokens)
+        reply = system.provider.ask(system.model, system.turns(example, how), max_tokens)
         line = {
             "system": system.system, "model": system.model, "id": example.id, "text": reply.text,
             "input_tokens": reply.input_tokens, "output_tokens": reply.output_tokens,
+            "cached_tokens": reply.cached_tokens,
+            "priced_as": None if system.provider.free else system.priced_as or system.model,
         }  # fmt: skip
         with lock:
             append_jsonl(kept, [line])
@@ -130,9 +135,15 @@ def ask_systems(
             for example, reply in zip(test, replies, strict=True)
         ]
         spent[system.system] = Spent(
-            sum(r.input_tokens for r in replies), sum(r.output_tokens for r in replies)
-        )
+            sum(r.input_tokens for r in replies), sum(r.output_tokens for r in replies),
+            sum(r.cached_tokens for r in replies),
+        )  # fmt: skip
     return predictions, spent
+
+
+def _kept_reply(line: Mapping[str, Any]) -> Reply:
+    tokens = (line["input_tokens"], line["output_tokens"], line.get("cached_tokens", 0))
+    return Reply(line["text"], *tokens)
 
 
 def _in_parallel(

@@ -7,17 +7,18 @@ where nobody can answer. Nothing is spent before a budget allows it or a person 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import date
 from typing import Any
 
 from tunewright.config import Recipe
 from tunewright.decide.benefit import say_usd
-from tunewright.errors import Refusal
+from tunewright.errors import RecipeError, Refusal
 from tunewright.journal import Journal
-from tunewright.prices import Prices
-from tunewright.providers.provider import Order, Provider
+from tunewright.price_desk import Ask, PriceDesk
+from tunewright.prices import Price, Prices
+from tunewright.providers.provider import Order, Provider, Turn
 from tunewright.providers.rows import (
     UPPER,
     Wording,
@@ -29,7 +30,6 @@ from tunewright.providers.rows import (
     with_shots,
 )
 from tunewright.records import Example
-from tunewright.worth import Ask, PriceDesk
 
 Consent = Callable[[str, float], bool]
 """Asked with a sentence and the most it may cost in USD; True to go on. It may raise."""
@@ -44,8 +44,16 @@ class Asked:
     provider: Provider
     model: str
     shots: tuple[Example, ...] = ()
+    near: Mapping[str, tuple[Example, ...]] = field(default_factory=dict)
+    """Examples of its own for a row, by the row's id."""
     priced_as: str | None = None
     """The model's name in the price table, where it is another one."""
+
+    def turns(self, row: Example, how: Wording) -> list[Turn]:
+        """What is asked for a row, examples included."""
+        turns = prompt_turns(row, how)
+        shots = self.near.get(row.id, self.shots)
+        return with_shots(turns, shots, how) if shots else turns
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +69,8 @@ class HostedForecast:
     ask_usd: float
     sources: tuple[str, ...]
     warnings: tuple[str, ...]
+    asked: tuple[Price, ...] = ()
+    """Prices that a person said."""
 
     @property
     def usd(self) -> float:
@@ -109,6 +119,7 @@ def forecast_hosted(
         ask_usd=ask_usd,
         sources=tuple(desk.sources),
         warnings=tuple(desk.warnings),
+        asked=tuple(desk.asked),
     )
 
 
@@ -126,7 +137,13 @@ def question_usd(system: Asked, read: int, written: int, desk: PriceDesk) -> flo
 
 
 def table_name(kind: str, model: str, prices: Prices) -> str:
-    """The model's name in the price table: as it is, or without the date of its snapshot."""
+    """The model's name in the price table: as it is, or without the date of its snapshot. A model
+    that is tuned further costs what its base does, a tuned one what tuned ones of its base do.
+    """
+    parts = model.removeprefix("ft:").split(":")  # ft:BASE:organisation:suffix:id
+    if len(parts) > 2:
+        base = next((part for part in parts if part != "ft"), model)
+        model = base if kind == "train_tokens" else f"ft:{base}"
     plain = DATED.sub("", model)
     return model if prices.has(kind, model) or not prices.has(kind, plain) else plain
 
@@ -135,10 +152,14 @@ def count_questions(system: Asked, test: Sequence[Example], how: Wording) -> tup
     """About how many tokens are read and written when every test row is asked."""
     read = written = 0
     for example in test:
-        turns = prompt_turns(example, how)
-        read += turns_tokens(with_shots(turns, system.shots, how) if system.shots else turns)
+        read += turns_tokens(system.turns(example, how))
         written += 1 + estimate_tokens(answer_text(example.output))
     return read, written
+
+
+def nobody(told: str, usd: float) -> bool:
+    """The consent of somebody who cannot be asked. Raises RecipeError."""
+    raise RecipeError(f"{told}; set budget.usd to allow it")
 
 
 def get_consent(

@@ -15,19 +15,25 @@ from tunewright.data.prepare import Prepared
 from tunewright.errors import RecipeError
 from tunewright.evaluate.baselines import Material, default_baselines, run_baselines
 from tunewright.evaluate.saved import read_predictions
-from tunewright.hosted_asking import answer_limit, ask_systems, choose_examples, open_provider
-from tunewright.hosted_cost import Asked, Consent, forecast_hosted, get_consent
+from tunewright.hosted_asking import (
+    answer_limit,
+    ask_systems,
+    choose_examples,
+    near_examples,
+    open_provider,
+)
+from tunewright.hosted_cost import Asked, Consent, forecast_hosted, get_consent, nobody
 from tunewright.journal import Journal
+from tunewright.price_desk import Ask, keep_asked, prices_of
 from tunewright.providers.provider import Provider
 from tunewright.providers.rows import make_wording
 from tunewright.records import Example, Prediction
 from tunewright.setup import first_by_content
 from tunewright.store import RunFolder
-from tunewright.worth import Ask, prices_of
 
 WRITTEN = ("supervised", "distill")
 """Objectives whose runs here are judged by what the model answers."""
-HOSTED_BASELINES = ("base", "few_shot", "linear_probe", "from_scratch")
+HOSTED_BASELINES = ("base", "few_shot", "retrieved", "linear_probe", "from_scratch")
 """Names that need the base model: at a provider it is asked, or they do not exist."""
 
 
@@ -70,7 +76,10 @@ def runs_beside(recipe: Recipe, test: Sequence[Example]) -> dict[str, list[Predi
 
 
 def beside_systems(
-    recipe: Recipe, train: Sequence[Example], provider: Provider | None = None
+    recipe: Recipe,
+    train: Sequence[Example],
+    test: Sequence[Example],
+    provider: Provider | None = None,
 ) -> list[Asked]:
     """The hosted models that are asked the test questions too. provider: the run's own."""
     found = []
@@ -80,8 +89,13 @@ def beside_systems(
         same = provider is not None and item.provider == recipe.provider
         asked = provider if same else open_provider(item.provider, recipe.hosted)
         assert asked is not None
-        shots = choose_examples(train, item.num_few_shot, recipe.training.seed)
-        found.append(Asked(name, asked, item.model, shots if item.num_few_shot else ()))
+        count, seed = item.num_few_shot, recipe.training.seed
+        if count and item.examples == "nearest":
+            near = near_examples(train, test, count, seed)
+            found.append(Asked(name, asked, item.model, near=near))
+            continue
+        shots = choose_examples(train, count, seed) if count else ()
+        found.append(Asked(name, asked, item.model, shots))
     return found
 
 
@@ -113,7 +127,12 @@ def local_rivals(
 
 
 def price_beside(
-    recipe: Recipe, prepared: Prepared, journal: Journal, consent: Consent | None, ask: Ask | None
+    recipe: Recipe,
+    prepared: Prepared,
+    folder: RunFolder,
+    journal: Journal,
+    consent: Consent | None,
+    ask: Ask | None,
 ) -> None:
     """Of a run that trains here: what asking the hosted models will cost, agreed to beforehand.
 
@@ -125,17 +144,19 @@ def price_beside(
             f"evaluation.beside compares written answers; objective {recipe.objective} is judged "
             "here by which of two it favours; take evaluation.beside out"
         )
-    runs_beside(recipe, first_by_content(prepared.splits.test, recipe.evaluation.max_rows))
+    test = first_by_content(prepared.splits.test, recipe.evaluation.max_rows)
+    runs_beside(recipe, test)
     if not any(item.model for item in recipe.evaluation.beside.values()):
         return
     splits, today = prepared.splits, datetime.now(UTC).date()
     how = make_wording(prepared.layout, "a hosted model")
     forecast = forecast_hosted(
-        None, None, (), beside_systems(recipe, splits.train), splits.test, how,
+        None, None, (), beside_systems(recipe, splits.train, test), test, how,
         prices=prices_of(recipe, today), today=today, ask=ask,
     )  # fmt: skip
-    what = f"asking hosted models {len(splits.test)} test questions"
-    get_consent(recipe, forecast, what, consent or _nobody, journal)
+    what = f"asking hosted models {len(test)} test questions"
+    get_consent(recipe, forecast, what, consent or nobody, journal)
+    keep_asked(forecast.asked, folder)
 
 
 def answer_beside(
@@ -148,7 +169,7 @@ def answer_beside(
     """Of a run that trains here: test predictions of everything named under evaluation.beside."""
     if not recipe.evaluation.beside:
         return {}
-    systems = beside_systems(recipe, prepared.splits.train)
+    systems = beside_systems(recipe, prepared.splits.train, test)
     asked: dict[str, list[Prediction]] = {}
     if systems:
         how = make_wording(prepared.layout, "a hosted model")
@@ -158,7 +179,3 @@ def answer_beside(
             num_parallel=recipe.hosted.num_parallel, journal=journal,
         )  # fmt: skip
     return {**asked, **runs_beside(recipe, test)}
-
-
-def _nobody(told: str, usd: float) -> bool:
-    raise RecipeError(f"{told}; set budget.usd to allow it")

@@ -8,13 +8,14 @@ import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tunewright.asking import open_asker
+from tunewright.asking import open_answerer
 from tunewright.config import Recipe, read_recipe, with_values
 from tunewright.data.clean import plain_words
 from tunewright.data.prepare import Prepared, prepare
@@ -30,12 +31,16 @@ from tunewright.decide.retune import (
 from tunewright.errors import DataError, RecipeError, RunError
 from tunewright.evaluate.forgetting import Gate, Learning, open_gate, summarise
 from tunewright.evaluate.predict import Asker
+from tunewright.hosted import train_hosted
+from tunewright.hosted_cost import Consent
+from tunewright.hosted_use import HostedAsker, nobody, spent_usd, tuned_weights
 from tunewright.journal import Journal
 from tunewright.metrics.labels import is_right
 from tunewright.metrics.stats import find_units, paired_share_interval
 from tunewright.monitor.outcomes import suspicious_clients
 from tunewright.monitor.traffic import read_traffic
 from tunewright.pipeline import train
+from tunewright.price_desk import Ask
 from tunewright.records import Example, Prediction, Request
 from tunewright.sections import RetuneSection
 from tunewright.store import RunFolder, read_json, write_json, write_jsonl
@@ -104,21 +109,31 @@ class Update:
 
 
 def plan_retune(
-    folder: RunFolder, new: Path, journal: Journal, overrides: Sequence[str] = ()
+    folder: RunFolder,
+    new: Path,
+    journal: Journal,
+    overrides: Sequence[str] = (),
+    *,
+    consent: Consent | None = None,
+    ask: Ask | None = None,
 ) -> tuple[Plan, Asker]:
     """The next training set, and whether it is worth its cost; changes nothing.
 
-    new: labelled requests in any form that `watch` reads. Raises DataError with too few labels,
+    new: labelled requests in any form that `watch` reads. consent, ask: of a run that was tuned
+    elsewhere, before answers that the log lacks are paid for. Raises DataError with too few labels,
     RecipeError for tasks and strategies that it does not know how to carry on.
     """
     recipe = read_recipe(folder.recipe, overrides)
-    asker = open_asker(str(folder.path))
+    asker = open_answerer(str(folder.path), journal, consent=consent, ask=ask)
     if asker.rendering.task not in TASKS:
         raise RecipeError(
             f"{folder.path}: task {asker.rendering.task} cannot be tuned again yet; "
             f"retune knows {' and '.join(TASKS)}"
         )
-    if recipe.retune.strategy == "continue" and not (folder.model / "config.json").exists():
+    if recipe.retune.strategy == "continue" and recipe.provider == "google":
+        raise RecipeError("retune.strategy is continue; at google a job starts from the base")
+    adapter = not asker.is_remote and not (folder.model / "config.json").exists()
+    if recipe.retune.strategy == "continue" and adapter:
         raise RecipeError(
             "retune.strategy is continue, but this run holds an adapter; use base, or export it "
             "merged first"
@@ -129,6 +144,8 @@ def plan_retune(
         raise DataError(
             f"{new}: {len(requests)} rows with a label; tuning again needs at least {FEWEST_NEW}"
         )
+    if isinstance(asker, HostedAsker):
+        asker.remember(requests)
     answers = _ask(asker, [_row(r) for r in requests], journal)
     rows = _build(folder, prepared, requests, answers, recipe.retune)
     right = np.array([float(is_right(answer)) for answer in answers])
@@ -136,7 +153,7 @@ def plan_retune(
     usual = (
         1 - float(np.mean([is_right(a) for a in _ask(asker, judged, journal)])) if judged else 0.0
     )
-    timing = _timing(recipe, 1 - float(right.mean()), usual, len(requests))
+    timing = _timing(folder, recipe, 1 - float(right.mean()), usual, len(requests))
     why = _reasons(rows, 1 - float(right.mean()), usual, timing, recipe.retune)
     plan = Plan(folder.path, recipe, rows, recipe.retune.strategy, 1 - float(right.mean()), usual,
                 timing, why)  # fmt: skip
@@ -227,13 +244,17 @@ def _old_tasks(folder: RunFolder, test: Sequence[Example]) -> dict[str, tuple[Ex
     return {name: tuple(rows) for name, rows in tasks.items()}
 
 
-def _timing(recipe: Recipe, error: float, usual: float, count: int) -> Timing | None:
+def _timing(
+    folder: RunFolder, recipe: Recipe, error: float, usual: float, count: int
+) -> Timing | None:
     """Whether these rows' errors alone would pay for tuning; None where no cost is known."""
     how, business = recipe.retune, recipe.business
     cost = business.cost_per_error_usd
     price = how.retune_usd
     if price is None and business.train_usd is not None:
         price = business.train_usd + business.evaluation_usd
+    if price is None and recipe.provider != "here":
+        price = spent_usd(folder)  # the bill for the last time
     if cost is None or price is None:
         return None
     likely = float(cost[1] if isinstance(cost, tuple) else cost) * business.error_relevance
@@ -282,18 +303,28 @@ def retune(
     run_dir: Path,
     journal: Journal,
     *,
-    learn: Callable[[Recipe, Path, Journal], Any] = train,
+    learn: Callable[[Recipe, Path, Journal], Any] | None = None,
+    resume: bool = False,
+    consent: Consent | None = None,
+    ask: Ask | None = None,
 ) -> Update:
     """Tune again as planned into run_dir, and judge old and new model on every task.
 
-    Raises RunError where run_dir is taken, and what training raises.
+    learn: trains a recipe into a folder; None for the provider of the run. resume: go on with the
+    training that stands in run_dir. consent, ask: of a run that is tuned elsewhere, before money is
+    spent. Raises RunError where run_dir is taken, and what training raises.
     """
-    if run_dir.exists() and any(run_dir.iterdir()):
-        raise RunError(f"{run_dir}: is not empty; give another --run-dir")
-    data = run_dir.with_name(run_dir.name + "-data")
-    recipe = write_set(plan, data)
+    resume = resume and RunFolder(run_dir).recipe.exists()  # else nothing was begun there
+    if run_dir.exists() and any(run_dir.iterdir()) and not resume:
+        raise RunError(f"{run_dir}: is not empty; give another --run-dir, or --resume")
+    if learn is None:
+        learn = partial(_train, resume=resume, consent=consent, ask=ask)
+    if resume:
+        recipe = read_recipe(RunFolder(run_dir).recipe)
+    else:
+        recipe = write_set(plan, run_dir.with_name(run_dir.name + "-data"))
     learn(recipe, run_dir, journal)
-    fresh = open_asker(str(run_dir))
+    fresh = open_answerer(str(run_dir), journal, consent=consent, ask=ask)
     right = {
         name: (_rights(asker, rows, journal), _rights(fresh, rows, journal))
         for name, rows in plan.rows.tasks.items()
@@ -302,6 +333,22 @@ def retune(
     update = judge(plan, run_dir, right)
     record_lineage(plan, update)
     return update
+
+
+def _train(
+    recipe: Recipe,
+    run_dir: Path,
+    journal: Journal,
+    *,
+    resume: bool,
+    consent: Consent | None,
+    ask: Ask | None,
+) -> None:
+    """Train where the run before was trained."""
+    if recipe.provider == "here":
+        train(recipe, run_dir, journal, resume=resume)
+    else:
+        train_hosted(recipe, run_dir, journal, resume=resume, consent=consent or nobody, ask=ask)
 
 
 def _rights(asker: Asker, rows: Sequence[Example], journal: Journal) -> Floats:
@@ -330,7 +377,7 @@ def write_set(plan: Plan, data: Path) -> Recipe:
         "data.max_rows": None,
     }
     if plan.strategy == "continue":
-        values["base_model"] = str(RunFolder(plan.folder).model)
+        values["base_model"] = tuned_weights(RunFolder(plan.folder))
     return with_values(plan.recipe, values)
 
 

@@ -23,12 +23,12 @@ from tunewright.hosted_rivals import WRITTEN
 from tunewright.importers.table import import_config, write_imported
 from tunewright.journal import Journal, silence
 from tunewright.preparing import prepare_for_training
+from tunewright.price_desk import Ask, prices_of
 from tunewright.providers.openai import OpenAIProvider
 from tunewright.providers.rows import make_wording
 from tunewright.sections import HostedSection
 from tunewright.setup import first_by_content
 from tunewright.store import write_atomic, write_json
-from tunewright.worth import Ask, prices_of
 
 OLD = "old_model"
 SEEN = (

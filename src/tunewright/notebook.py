@@ -218,7 +218,7 @@ def check(data: Any, **keys: Any) -> Checked:
 def plan(data: Any, device: str = "this", **keys: Any) -> Plan:
     """Forecast memory, time and price of a recipe; device as for `tunewright plan`."""
     from tunewright.planning import is_here, make_plan, named_device, this_machine
-    from tunewright.worth import prices_of
+    from tunewright.price_desk import prices_of
 
     asked, today = recipe(data, **keys), datetime.now(UTC).date()
     place, room = this_machine(asked) if is_here(device) else named_device(device, asked)
@@ -267,7 +267,8 @@ def compare(a: str | Path | Run, b: str | Path | Run, data: Any = None) -> tuple
 
 def benefit(run: str | Path | Run, **settings: Any) -> dict[str, Any]:
     """What tuning costs against what it saves; settings are keys of the `business` section."""
-    from tunewright.worth import weigh_run, worth_document
+    from tunewright.weighing import weigh_run
+    from tunewright.worth import worth_document
 
     overrides = [f"business.{key}={json.dumps(value)}" for key, value in settings.items()]
     today = datetime.now(UTC).date()

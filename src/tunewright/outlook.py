@@ -30,12 +30,13 @@ from tunewright.decide.benefit import (
 )
 from tunewright.errors import RecipeError
 from tunewright.metrics.table import find_metric
+from tunewright.price_desk import PriceDesk
 from tunewright.prices import Prices
 from tunewright.sections import BusinessOption
 from tunewright.worth import (
     TUNED,
-    PriceDesk,
     build_costs,
+    build_doubts,
     find_old,
     make_stakes,
     monthly_costs,
@@ -79,6 +80,7 @@ def make_outlook(
     train_hours: float,
     prices: Prices,
     today: date,
+    train_kwh: float | None = None,
     tuned_error: Range | None = None,
     rivals: Mapping[str, Measured] | None = None,
 ) -> Outlook:
@@ -92,7 +94,7 @@ def make_outlook(
     desk = PriceDesk(prices, today, None)
     if business.train_usd is None and train_usd is not None:
         business = business.model_copy(update={"train_usd": train_usd})
-    costs = build_costs(business, num_rows, train_hours, desk)
+    costs = build_costs(business, num_rows, train_hours, desk, train_kwh)
     options = _options(business.options, rivals, desk)
     given = business.options.get(TUNED, BusinessOption())
     tuned = price_option(TUNED, given, 0.0, desk)
@@ -101,6 +103,7 @@ def make_outlook(
         tuned,
         build_usd=tuned.build_usd + sum(usd for _, usd in costs),
         month_usd=tuned.month_usd + sum(usd for _, usd in monthly),
+        doubts=(*tuned.doubts, *build_doubts(business, train_hours, desk, train_kwh)),
     )
     old = find_old(business, options, stakes) if options else Option(TODAY)
     needed = needed_gain(tuned, old, stakes)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tunewright.config import Recipe, dump_recipe, with_values
+from tunewright.cost.devices import forecast_kwh
 from tunewright.data.prepare import Prepared, prepare
 from tunewright.decide.curves import Goal, Point
 from tunewright.decide.pilot import (
@@ -35,7 +36,9 @@ from tunewright.errors import DataError, Refusal
 from tunewright.evaluate.baselines import Material, run_baselines
 from tunewright.evaluate.score import score
 from tunewright.journal import Journal, silence
+from tunewright.model.device import device_name
 from tunewright.outlook import Measured, forecast_error, shortest_outlook
+from tunewright.price_desk import prices_of
 from tunewright.records import Derived, Example
 from tunewright.report.pilot import make_pilot_page
 from tunewright.setup import Setup, first_by_content, make_setup
@@ -53,7 +56,6 @@ from tunewright.trial import (
     run_trial,
     with_rows,
 )
-from tunewright.worth import prices_of
 
 OVERFIT_ROWS = 8
 OVERFIT_STEPS = 40
@@ -319,6 +321,12 @@ def _outlook(
         num_rows=len(splits.train) + len(splits.validation) + len(splits.test),
         train_usd=None,
         train_hours=full_seconds / 3600,
+        train_kwh=forecast_kwh(
+            setup.device.type,
+            device_name(setup.device),
+            setup.recipe.training.num_threads,
+            full_seconds,
+        ),
         prices=prices_of(setup.recipe, today),
         today=today,
         tuned_error=error,

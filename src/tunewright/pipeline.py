@@ -25,8 +25,7 @@ from tunewright.asking import open_asker
 from tunewright.canaries import measure_exposure, plant
 from tunewright.confidence import settle_confidence
 from tunewright.config import Recipe, dump_recipe, parse_recipe
-from tunewright.cost.devices import DEVICES
-from tunewright.cost.money import CPU_CORE_W, forecast_energy
+from tunewright.cost.devices import forecast_kwh
 from tunewright.data.card import with_token_lengths
 from tunewright.data.prepare import Prepared, prepare
 from tunewright.data.preview import Preview, make_preview
@@ -50,6 +49,7 @@ from tunewright.model.device import check_workers, device_name, read_energy_j, r
 from tunewright.model.load import Base
 from tunewright.model.weights import load_tuned, read_manifest, save_tuned
 from tunewright.preparing import prepare_for_training
+from tunewright.price_desk import Ask
 from tunewright.records import (
     Amount,
     Comparison,
@@ -85,7 +85,7 @@ from tunewright.train.loop import Evaluation, Fitted, Plan, fit
 from tunewright.train.parallel import ALONE, Ranks
 from tunewright.train.sharding import frozen_state
 from tunewright.validation import make_judge
-from tunewright.worth import find_worth, is_filled, prices_of, worth_document
+from tunewright.weighing import short_form
 
 QUICKSTART = """\
 task: classify
@@ -114,11 +114,13 @@ def train(
     resume: bool = False,
     ranks: Ranks = ALONE,
     consent: Consent | None = None,
+    ask: Ask | None = None,
 ) -> Report:
     """Tune a model by a recipe; leaves the run folder of DESIGN.md section 4 and its report.
 
     ranks: those that train together; this is what rank 0 does, the others call `assist`.
-    consent: asked before a hosted model under evaluation.beside costs money.
+    consent, ask: asked before a hosted model under evaluation.beside costs money, and for a price
+    that is missing.
 
     Raises UserError for what the user can mend, Refusal when it will not fit, Interrupted when
     stopped; each leaves the folder resumable.
@@ -128,7 +130,7 @@ def train(
     if resume:
         journal.recall()
     with owning_run(folder):
-        return _train(recipe, folder, journal, resume, ranks, consent)
+        return _train(recipe, folder, journal, resume, ranks, (consent, ask))
 
 
 def assist(ranks: Ranks) -> None:
@@ -149,7 +151,7 @@ def _train(
     journal: Journal,
     resume: bool,
     ranks: Ranks,
-    consent: Consent | None,
+    spending: tuple[Consent | None, Ask | None],
 ) -> Report:
     started, baseline = time.time(), resident_memory(torch.device("cpu"))
     energy = read_energy_j()
@@ -160,7 +162,7 @@ def _train(
         ranks.leave()
         return read_report(folder.report_json)
 
-    setup = _prepare(recipe, folder, journal, resume, consent)
+    setup = _prepare(recipe, folder, journal, resume, spending)
     setup = _with_earlier_reasons(setup, folder)
     setup = replace(
         setup,
@@ -187,7 +189,11 @@ def _train(
 
 
 def _prepare(
-    recipe: Recipe, folder: RunFolder, journal: Journal, resume: bool, consent: Consent | None
+    recipe: Recipe,
+    folder: RunFolder,
+    journal: Journal,
+    resume: bool,
+    spending: tuple[Consent | None, Ask | None],
 ) -> Setup:
     """Everything before the first step. A run that fails here leaves its folder as it was."""
     try:
@@ -205,7 +211,7 @@ def _prepare(
         check_judge(recipe)
         choose_metrics(recipe, prepared)  # a wrong name is told before a weight is loaded
         if recipe.evaluation.beside and not resume:
-            price_beside(recipe, prepared, journal, consent, None)
+            price_beside(recipe, prepared, folder, journal, *spending)
         setup = make_setup(recipe, prepared, journal)
         return replace(
             setup,
@@ -520,7 +526,11 @@ def _report(
         "primary_metric": metrics[0],
     }
     cost = _cost(setup, fitted, seconds)
-    details.update(_worth(setup, predictions, seconds))
+    details.update(short_form(
+        setup.recipe, folder, predictions, setup.prepared.layout.labels,
+        num_rows=len(splits.train) + len(splits.validation) + len(splits.test),
+        seconds=seconds, cost=cost, today=datetime.now(UTC).date(),
+    ))  # fmt: skip
     details.update(_guards(setup, folder, journal))
     verdict, because, next_steps = judge(
         results,
@@ -558,36 +568,10 @@ def _guards(setup: Setup, folder: RunFolder, journal: Journal) -> dict[str, Any]
     return {name: value for name, value in found.items() if value is not None}
 
 
-def _worth(
-    setup: Setup, predictions: Mapping[str, Sequence[Prediction]], seconds: float
-) -> dict[str, Any]:
-    """The short form of `benefit`, once the recipe says what answers are worth."""
-    if not is_filled(setup.recipe.business) or "tuned" not in predictions:
-        return {}
-    splits, today = setup.prepared.splits, datetime.now(UTC).date()
-    try:
-        worth = find_worth(
-            setup.recipe,
-            {system: rows for system, rows in predictions.items() if rows},
-            setup.prepared.layout.labels,
-            num_rows=len(splits.train) + len(splits.validation) + len(splits.test),
-            train_hours=seconds / 3600,
-            prices=prices_of(setup.recipe, today),
-            today=today,
-        )
-    except RecipeError as missing:  # nobody is here to be asked; the run itself is fine
-        return {"benefit": {"missing": str(missing)}}
-    return {"benefit": worth_document(worth)}
-
-
 def _energy(setup: Setup) -> Amount:
     """kWh by power times time beside what the processor counted; None where nothing is known."""
     device, threads = setup.device, setup.recipe.training.num_threads
-    forecast = None
-    if device.type == "cpu" and isinstance(threads, int):
-        forecast = forecast_energy(setup.forecast.seconds, threads * CPU_CORE_W, "cpu").kwh
-    elif found := next((d for n, d in DEVICES.items() if n in device_name(device)), None):
-        forecast = forecast_energy(setup.forecast.seconds, found.power_w, "cuda").kwh
+    forecast = forecast_kwh(device.type, device_name(device), threads, setup.forecast.seconds)
     now, before = read_energy_j(), setup.energy_start_j
     drawn = now - before if now is not None and before is not None else -1.0
     # A counter that ran over began again at zero.

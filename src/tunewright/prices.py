@@ -55,28 +55,19 @@ class Found:
     problem: str = ""
 
 
-_LITELLM = "litellm 1.109.1, bundled price map"
-_LITELLM_ON = date(2026, 11, 22)
-_DEPLOYBASE = "deploybase.ai, OpenAI pricing of March 2026"
-_DEPLOYBASE_ON = date(2026, 3, 31)
+_OPENAI = "developers.openai.com/api/docs/pricing, by the price map of litellm 1.109.1"
+_VERTEX = "cloud.google.com, Agent Platform pricing, by the price map of litellm 1.109.1"
+_MAP_ON = date(2026, 11, 22)
 _FIREWORKS = "docs.fireworks.ai, fine-tuning calculator"
 _COMPARISON = "docs.fireworks.ai, comparison page"
 _ORI = "docs.ori.co"
-_GUIDE = "mercatus-ai.com, cloud GPU pricing (on demand, specialty providers)"
 
 
-def _pair(name: str, into: float, out: float, source: str, read_on: date) -> list[Price]:
-    return [
-        Price("input_tokens", name, into, source, read_on),
-        Price("output_tokens", name, out, source, read_on),
-    ]
-
-
-def _tokens(name: str, into: float, out: float, cached: float | None = None) -> list[Price]:
-    rows = _pair(name, into, out, _LITELLM, _LITELLM_ON)
-    if cached is not None:
-        rows.append(Price("cached_input_tokens", name, cached, _LITELLM, _LITELLM_ON))
-    return rows
+def _tokens(
+    name: str, into: float, out: float, cached: float, source: str = _OPENAI
+) -> list[Price]:
+    kinds = {"input_tokens": into, "output_tokens": out, "cached_input_tokens": cached}
+    return [Price(kind, name, usd, source, _MAP_ON) for kind, usd in kinds.items()]
 
 
 def _hour(name: str, usd: float, source: str, read_on: date) -> Price:
@@ -84,16 +75,25 @@ def _hour(name: str, usd: float, source: str, read_on: date) -> Price:
 
 
 TABLE: tuple[Price, ...] = (
+    *_tokens("gpt-5.5", 5.00, 30.00, 0.50),
+    *_tokens("gpt-5.4", 2.50, 15.00, 0.25),
+    *_tokens("gpt-5.4-mini", 0.75, 4.50, 0.075),
+    *_tokens("gpt-4.1", 2.00, 8.00, 0.50),
     *_tokens("gpt-4.1-mini", 0.40, 1.60, 0.10),
-    *_tokens("gpt-4.1-nano", 0.10, 0.40),
-    *_pair("gpt-4.1", 2.00, 8.00, _DEPLOYBASE, _DEPLOYBASE_ON),
-    *_pair("gpt-4o", 2.50, 10.00, _DEPLOYBASE, _DEPLOYBASE_ON),
-    *_pair("gpt-4o-mini", 0.15, 0.60, _DEPLOYBASE, _DEPLOYBASE_ON),
+    *_tokens("gpt-4.1-nano", 0.10, 0.40, 0.025),
+    *_tokens("gpt-4o", 2.50, 10.00, 1.25),
+    *_tokens("gpt-4o-mini", 0.15, 0.60, 0.075),
+    *_tokens("o4-mini", 1.10, 4.40, 0.275),
     *_tokens("ft:gpt-4.1", 3.00, 12.00, 0.75),
     *_tokens("ft:gpt-4.1-mini", 0.80, 3.20, 0.20),
     *_tokens("ft:gpt-4.1-nano", 0.20, 0.80, 0.05),
-    *_tokens("ft:gpt-4o-mini", 0.30, 1.20),
-    *_tokens("ft:o4-mini", 4.00, 16.00),
+    *_tokens("ft:gpt-4o", 3.75, 15.00, 1.875),
+    *_tokens("ft:gpt-4o-mini", 0.30, 1.20, 0.15),
+    *_tokens("ft:o4-mini", 4.00, 16.00, 1.00),
+    # Prompts up to 200,000 tokens.
+    *_tokens("gemini-2.5-pro", 1.25, 10.00, 0.125, _VERTEX),
+    *_tokens("gemini-2.5-flash", 0.30, 2.50, 0.03, _VERTEX),
+    *_tokens("gemini-2.5-flash-lite", 0.10, 0.40, 0.01, _VERTEX),
     # Three pages of one vendor, three prices: the user must say which one is meant.
     Price("train_tokens", "gpt-4o-mini", 1.0, "OpenAI, a page of 2025", date(2026, 11, 22)),
     Price("train_tokens", "gpt-4o-mini", 3.0, "OpenAI, another page", date(2026, 11, 22)),
@@ -111,12 +111,34 @@ TABLE: tuple[Price, ...] = (
 )
 
 
+CACHED_FROM: tuple[tuple[str, int, str], ...] = (
+    ("gpt-", 1024, "OpenAI's cookbook, Prompt Caching 201; read 2026-11-25"),
+    ("ft:gpt-", 1024, "OpenAI's cookbook, Prompt Caching 201; read 2026-11-25"),
+    ("o4-", 1024, "OpenAI's cookbook, Prompt Caching 201; read 2026-11-25"),
+    ("gemini-2.5-", 2048, "ai.google.dev, context caching, of 2026-10-13; read 2026-11-25"),
+    ("gemini-3", 4096, "ai.google.dev, context caching, of 2026-10-13; read 2026-11-25"),
+)
+"""Shorter prompts are not cached: beginning of a model's name, tokens, source."""
+
+
+def cached_from(model: str) -> tuple[int, str] | None:
+    """(tokens that a prompt must have to be cached at all, source); None where it is not known."""
+    plain = model.lower()
+    return next((row[1:] for row in CACHED_FROM if plain.startswith(row[0])), None)
+
+
 class Prices:
     """The table with a user's own figures before it. A user's figure settles every conflict."""
 
     def __init__(self, own: Iterable[Price] = (), table: Iterable[Price] = TABLE) -> None:
         self.own = tuple(own)
         self.table = tuple(table)
+
+    def after(self, own: Iterable[Price]) -> Prices:
+        """The same with figures that count where the user has none of that name."""
+        named = {(p.kind, p.name.lower()) for p in self.own}
+        more = [p for p in own if (p.kind, p.name.lower()) not in named]
+        return Prices((*self.own, *more), self.table)
 
     def has(self, kind: str, name: str) -> bool:
         """True when at least one figure stands under this name."""

@@ -36,8 +36,8 @@ def is_url(name: str | None) -> bool:
 PROVIDERS = ("here", "openai", "google")
 TAKEN_SYSTEMS = frozenset(
     {
-        "tuned", "base", "few_shot", "majority", "mean", "tfidf_linear", "nearest_neighbour",
-        "linear_probe", "boosted_trees", "from_scratch", "shorter", "longer",
+        "tuned", "base", "few_shot", "retrieved", "majority", "mean", "tfidf_linear",
+        "nearest_neighbour", "linear_probe", "boosted_trees", "from_scratch", "shorter", "longer",
     }
 )  # fmt: skip
 
@@ -246,6 +246,8 @@ class BesideSection(Section):
     """A hosted model, asked with the task's own prompt."""
     num_few_shot: int = Field(default=0, ge=0, le=64)
     """Training rows put before every question."""
+    examples: Literal["drawn", "nearest"] = "drawn"
+    """Which ones: the same draw for all, which a provider can cache, or those nearest to each."""
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
@@ -270,7 +272,7 @@ class EvaluationSection(Section):
     max_new_tokens: Annotated[int, Field(ge=1)] | Auto = "auto"
     """Longest generated answer; auto: the longest reference in training, and a little more."""
     num_few_shot: int = Field(default=4, ge=0)
-    """Examples put into the prompt of the few-shot baseline."""
+    """Examples put into the prompts of the baselines few_shot and retrieved."""
     max_rows: int | None = Field(default=None, ge=1)
     """Judge on at most this many test rows, chosen by content hash."""
     judge: JudgeSection = JudgeSection()
@@ -383,10 +385,15 @@ class BusinessSection(Section):
     """Money for evaluation beside the run itself: judges, people who read answers."""
     train_usd: float | None = Field(default=None, ge=0.0)
     """Money for the training; null: its hours at the price of the machine."""
+    electricity: bool = False
+    """Count the energy of the training at the price of a kWh (`kwh` in the prices)."""
+    train_kwh: float | None = Field(default=None, ge=0.0)
+    """Energy of the training; null: as measured, or as forecast."""
     monitoring_usd_per_month: float = Field(default=0.0, ge=0.0)
     """Money for watching the tuned model."""
-    retunes_per_year: float = Field(default=0.0, ge=0.0, le=1000.0)
-    """How often it will be tuned again; each costs training, search and evaluation once more."""
+    retunes_per_year: Annotated[float, Field(ge=0.0, le=1000.0)] | Auto = 0.0
+    """How often it will be tuned again; each costs training, search and evaluation once more.
+    auto: as often as `watch` has raised an alarm."""
     prices: str | None = None
     """A file of your own prices (see `docs/benefit.md`)."""
     options: dict[str, BusinessOption] = Field(default_factory=dict)

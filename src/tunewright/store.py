@@ -97,6 +97,11 @@ class RunFolder:
         return self.path / "report.md"
 
     @property
+    def benefit_html(self) -> Path:
+        """What the model costs against what it saves, as one page with sliders."""
+        return self.path / "benefit.html"
+
+    @property
     def watch(self) -> Path:
         """What traffic is compared with, and what was seen of it."""
         return self.path / "watch"
@@ -107,6 +112,11 @@ class RunFolder:
         return self.path / "job.json"
 
     @property
+    def prices(self) -> Path:
+        """Prices that a person was asked for when the run began, as a prices file."""
+        return self.path / "prices.yaml"
+
+    @property
     def upload(self) -> Path:
         """What was sent to a provider: train.jsonl, validation.jsonl."""
         return self.path / "upload"
@@ -115,6 +125,11 @@ class RunFolder:
     def answers(self) -> Path:
         """Answers of hosted models as they come, so that none is paid for twice."""
         return self.path / "answers.jsonl"
+
+    @property
+    def asked(self) -> Path:
+        """The same of questions after the run: other data, rows of a log."""
+        return self.path / "asked.jsonl"
 
     @property
     def state(self) -> Path:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tunewright.asking import open_asker
+from tunewright.asking import open_answerer
 from tunewright.config import Recipe, read_recipe
 from tunewright.data.prepare import prepare
 from tunewright.data.render import input_text
@@ -24,6 +24,7 @@ from tunewright.errors import RecipeError, RunError
 from tunewright.evaluate.embeddings import embed_texts
 from tunewright.evaluate.predict import Asker
 from tunewright.evaluate.saved import read_predictions
+from tunewright.hosted_use import HostedAsker
 from tunewright.journal import Journal
 from tunewright.monitor.alerts import Alert, make_alert, window_accuracy
 from tunewright.monitor.limits import Ground, make_ground, set_limits
@@ -117,7 +118,7 @@ def open_eye(
         raise RecipeError(f"watch.rules_off: no rule {unknown[0]}; there are {', '.join(RULES)}")
     if how.webhook:
         check_webhook(how.webhook)
-    asker = open_asker(str(folder.path))
+    asker = open_answerer(str(folder.path), journal)
     profile = _profile(folder, recipe, asker, journal, renew=renew)
     ground = make_ground(make_lens(profile, seed=SEED), batch_size=how.batch_size,
                          leave_out=how.rules_off, seed=SEED)  # fmt: skip
@@ -131,14 +132,17 @@ def _profile(
         return load_profile(folder.watch)
     prepared = prepare(recipe.data, asker.rendering.task, journal)
     sides = prepared.splits
-    reference = _some([*sides.validation, *sides.test], MAX_REFERENCE_ROWS)
+    saved = {p.id: p for p in _saved_answers(folder, asker)}
+    held = [*sides.validation, *sides.test]
+    if asker.is_remote:  # what it has not answered would have to be paid for
+        held = [row for row in held if row.id in saved]
+    reference = _some(held, MAX_REFERENCE_ROWS)
     train = _some(sides.train, MAX_TRAIN_ROWS)
     if not reference:
         raise RunError(
             f"{folder.path}: no validation or test rows to compare traffic with; train with some"
         )
     with journal.progress("the reference profile", 1.0) as advance:
-        saved = {p.id: p for p in _saved_answers(folder)}
         missing = [row for row in reference if row.id not in saved]
         answers = asker.predict(
             missing, system="tuned", split="reference", advance=lambda done: advance(0.4 * done, "")
@@ -166,13 +170,16 @@ def request_of(row: Example, text: str, answer: Prediction) -> Request:
     )  # fmt: skip
 
 
-def _saved_answers(folder: RunFolder) -> list[Prediction]:
-    """The tuned model's answers that the run has left, where they hold probabilities."""
+def _saved_answers(folder: RunFolder, asker: Asker) -> list[Prediction]:
+    """The tuned model's answers that the run has left; of a model here, where they hold
+    probabilities.
+    """
     if not folder.predictions.exists():
         return []
     found = read_predictions(folder.predictions)
     rows = [p for (system, _), answers in found.items() if system == "tuned" for p in answers]
-    return [row for row in rows if row.probabilities is not None or row.confidence is not None]
+    sure = [row for row in rows if row.probabilities is not None or row.confidence is not None]
+    return rows if asker.is_remote else sure
 
 
 def _some(rows: Sequence[Example], most: int) -> list[Example]:
@@ -215,8 +222,11 @@ def look_at(eye: Eye, requests: Sequence[Request], journal: Journal) -> Iterator
 def _answered(eye: Eye, batch: Sequence[Request]) -> list[Request]:
     """The batch, with probabilities where the model gives some, and answers where none was logged.
 
-    An answer that failed stays away: it is what rules look for.
+    An answer that failed stays away: it is what rules look for. A model elsewhere is not
+    asked: what was logged is all there is.
     """
+    if isinstance(eye.asker, HostedAsker):
+        return [replace(item, answer=eye.asker.read(item.answer)) for item in batch]
     decides = eye.asker.rendering.task in ("classify", "tag", "regress")
     lacking = [number for number, item in enumerate(batch) if decides and _lacks(item)]
     answered = list(batch)
@@ -282,9 +292,24 @@ def watch_log(
     seen.num_batches = len(everything)
     seen.waiting = len(requests) - sum(len(item.requests) for item in everything)
     _outcomes(seen, everything)
+    if live:
+        _note_span(eye, requests)
     if seen.alerts:
         seen.review = _choose_review(eye, seen, everything, live=live)
     return seen
+
+
+def _note_span(eye: Eye, requests: Sequence[Request]) -> None:
+    """From when to when this model was watched, over all its logs; `benefit` counts by it."""
+    times = [item.time_s for item in requests if item.time_s > 0]
+    path = eye.folder.watch / "seen.json"
+    if not times:
+        return
+    before = read_json(path) if path.exists() else {}
+    write_json(path, {
+        "first_time_s": min(times[0], before.get("first_time_s", times[0])),
+        "last_time_s": max(times[-1], before.get("last_time_s", times[-1])),
+    })  # fmt: skip
 
 
 def _window(window: Sequence[Seen], eye: Eye) -> tuple[int, AccuracyEstimate, float]:

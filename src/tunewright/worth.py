@@ -6,23 +6,24 @@ named by its key, never guessed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tunewright.config import Recipe, read_recipe
+from tunewright.config import Recipe
 from tunewright.decide.benefit import (
     NUM_DRAWS,
     Decision,
+    Doubt,
     Option,
     Range,
     Stakes,
     decide,
+    electricity_usd,
     error_draws,
     exactly,
     find_value,
@@ -31,19 +32,18 @@ from tunewright.decide.benefit import (
     retuning_usd,
 )
 from tunewright.errors import RecipeError
-from tunewright.evaluate.saved import read_predictions
 from tunewright.figures import system_title
 from tunewright.metrics.table import METRICS, find_metric
-from tunewright.prices import Found, Prices, read_prices
+from tunewright.price_desk import Ask, MissingFigureError, PriceDesk
+from tunewright.prices import Prices, cached_from
 from tunewright.records import Prediction
 from tunewright.sections import BusinessOption, BusinessSection
-from tunewright.store import RunFolder, read_json
 
 TUNED = "tuned"
+REPEATED = ("training", "electricity", "search", "evaluation")
+"""Costs that come again with every tuning."""
 QUANTILES = (np.arange(200) + 0.5) / 200
 Array = NDArray[np.float64]
-Ask = Callable[[str, str], float | None]
-"""Asks a person for a price: (kind.name, why) to dollars; None where nobody can answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,10 +79,9 @@ class Worth:
     num_rows: int
     sources: tuple[str, ...]
     warnings: tuple[str, ...]
-
-
-class MissingFigureError(RecipeError):
-    """A figure that the decision needs and nobody gave."""
+    train_kwh: float | None = None
+    train_co2_kg: float | None = None
+    """Of the training, where its energy counts and a carbon price list knows the grid."""
 
 
 def find_worth(
@@ -94,6 +93,7 @@ def find_worth(
     train_hours: float,
     prices: Prices,
     today: date,
+    train_kwh: float | None = None,
     ask: Ask | None = None,
     num_draws: int = NUM_DRAWS,
 ) -> Worth:
@@ -105,15 +105,17 @@ def find_worth(
     stakes = make_stakes(business)
     right = rows_right(answers, labels, str(recipe.task))
     desk = PriceDesk(prices, today, ask)
-    costs = build_costs(business, num_rows, train_hours, desk)
+    costs = build_costs(business, num_rows, train_hours, desk, train_kwh)
     monthly = monthly_costs(business, costs)
     options = _options(business, right, desk)
+    kwh = _kwh(business, train_kwh)
     tuned = options.pop(TUNED)
     monthly.insert(0, ("hosting", tuned.month_usd))
     tuned = replace(
         tuned,
         build_usd=tuned.build_usd + sum(usd for _, usd in costs),
         month_usd=sum(usd for _, usd in monthly),
+        doubts=(*tuned.doubts, *build_doubts(business, train_hours, desk, train_kwh)),
     )
     old = find_old(business, options, stakes)
     groups = [row.group for row in answers[TUNED]]
@@ -134,6 +136,8 @@ def find_worth(
         num_rows=len(next(iter(right.values()))),
         sources=tuple(desk.sources),
         warnings=tuple(desk.warnings),
+        train_kwh=kwh,
+        train_co2_kg=desk.carbon_kg(kwh),
     )
 
 
@@ -195,42 +199,23 @@ def rows_right(
     return found
 
 
-class PriceDesk:
-    """Looks prices up, asks for what is missing or in conflict, keeps sources and warnings."""
-
-    def __init__(self, prices: Prices, today: date, ask: Ask | None) -> None:
-        self.prices, self.today, self.ask = prices, today, ask
-        self.sources: list[str] = []
-        self.warnings: list[str] = []
-
-    def price(self, kind: str, name: str) -> float:
-        """Dollars. Raises MissingFigureError where there is none and nobody answers."""
-        found: Found = self.prices.look_up(kind, name, self.today)
-        usd = found.usd
-        if usd is None:
-            usd = self.ask(f"{kind}.{name}", found.problem) if self.ask else None
-            if usd is None:
-                raise MissingFigureError(f"prices: {found.problem}")
-            self.prices = self.prices.with_price(kind, name, usd, "asked for", self.today)
-            found = replace(found, source=f"asked for, {self.today}", warnings=())
-        self.warnings += [text for text in found.warnings if text not in self.warnings]
-        told = f"{kind} of {name}: ${usd:g} ({found.source})"
-        if told not in self.sources:
-            self.sources.append(told)
-        return usd
-
-
 def build_costs(
-    business: BusinessSection, num_rows: int, train_hours: float, desk: PriceDesk
+    business: BusinessSection,
+    num_rows: int,
+    train_hours: float,
+    desk: PriceDesk,
+    train_kwh: float | None = None,
 ) -> list[tuple[str, float]]:
     """What building the tuned model takes, item by item. Raises MissingFigureError."""
     rows = num_rows if business.labelled_rows is None else business.labelled_rows
     train = business.train_usd
     if train is None:
         train = train_hours * desk.price("device_hour", "this")
+    kwh = _kwh(business, train_kwh)
     return [
         ("labelling", labelling_usd(rows, business.minutes_per_label, business.usd_per_hour)),
         ("training", train),
+        ("electricity", electricity_usd(kwh, desk.price("kwh", "here")) if kwh else 0.0),
         ("search", business.search_usd),
         ("evaluation", business.evaluation_usd),
         ("people", business.people_hours * business.usd_per_hour),
@@ -241,11 +226,37 @@ def monthly_costs(
     business: BusinessSection, costs: Sequence[tuple[str, float]]
 ) -> list[tuple[str, float]]:
     """What the tuned model takes every month beside hosting; costs: as build_costs gives them."""
-    again = sum(usd for name, usd in costs if name in ("training", "search", "evaluation"))
+    again = sum(usd for name, usd in costs if name in REPEATED)
+    times = business.retunes_per_year
     return [
         ("monitoring", business.monitoring_usd_per_month),
-        ("tuning again", retuning_usd(business.retunes_per_year, again)),
+        # auto before anything was watched: nothing has asked for it yet
+        ("tuning again", retuning_usd(0.0 if isinstance(times, str) else times, again)),
     ]
+
+
+def build_doubts(
+    business: BusinessSection, train_hours: float, desk: PriceDesk, train_kwh: float | None = None
+) -> list[Doubt]:
+    """What is not sure about the prices that building takes."""
+    found = []
+    if business.train_usd is None:
+        found += desk.doubt("device_hour", "this", once=train_hours)
+    kwh = _kwh(business, train_kwh)
+    return found + (desk.doubt("kwh", "here", once=kwh) if kwh else [])
+
+
+def _kwh(business: BusinessSection, measured: float | None) -> float | None:
+    """Energy that counts; None where the recipe does not want it. Raises MissingFigureError."""
+    if not business.electricity:
+        return None
+    kwh = measured if business.train_kwh is None else business.train_kwh
+    if kwh is None:
+        raise MissingFigureError(
+            "business.electricity is on, and the energy of the training is not known here; give "
+            "business.train_kwh"
+        )
+    return kwh
 
 
 def _options(
@@ -274,24 +285,47 @@ def price_option(name: str, given: BusinessOption, error: float, desk: PriceDesk
             f"business.options.{name}.cached_tokens is {given.cached_tokens:g}, more than its "
             f"input_tokens {given.input_tokens:g}"
         )
-    model = given.model
-    fresh = given.input_tokens - given.cached_tokens
+    cached = _cached(name, given, desk)
+    counts = {
+        "input_tokens": given.input_tokens - cached,
+        "cached_input_tokens": cached,
+        "output_tokens": given.output_tokens,
+    }
+    paid = [kind for kind, count in counts.items() if given.model and count]
+    usd = {kind: desk.price(kind, str(given.model)) for kind in paid}
+    doubts = [
+        doubt
+        for kind in paid
+        for doubt in desk.doubt(kind, str(given.model), each=counts[kind] / 1e6)
+    ]
     return Option(
         name=name,
         error=error,
         input_tokens=given.input_tokens,
-        cached_tokens=given.cached_tokens,
+        cached_tokens=cached,
         output_tokens=given.output_tokens,
-        input_usd=desk.price("input_tokens", model) if model and fresh else 0.0,
-        cached_usd=desk.price("cached_input_tokens", model)
-        if model and given.cached_tokens
-        else 0.0,
-        output_usd=desk.price("output_tokens", model) if model and given.output_tokens else 0.0,
+        input_usd=usd.get("input_tokens", 0.0),
+        cached_usd=usd.get("cached_input_tokens", 0.0),
+        output_usd=usd.get("output_tokens", 0.0),
         request_usd=given.usd_per_request,
         build_usd=given.build_usd,
         month_usd=given.usd_per_month,
         latency_s=given.latency_s,
+        doubts=tuple(doubts),
     )
+
+
+def _cached(name: str, given: BusinessOption, desk: PriceDesk) -> float:
+    """Tokens that come from the cache: none of a prompt that is too short for one."""
+    least = cached_from(given.model) if given.model and given.cached_tokens else None
+    if least is None or given.input_tokens >= least[0]:
+        return given.cached_tokens
+    desk.warnings.append(
+        f"business.options.{name}: {given.model} caches prompts from {least[0]:,} tokens "
+        f"({least[1]}), this one has {given.input_tokens:,.0f}; its cached_tokens are counted at "
+        "the full price"
+    )
+    return 0.0
 
 
 def find_old(business: BusinessSection, options: Mapping[str, Option], stakes: Stakes) -> Option:
@@ -367,45 +401,9 @@ def worth_document(worth: Worth) -> dict[str, Any]:
         "options": {"new": worth.tuned, "old": worth.old},
         "gain_quantiles": list(worth.gain_quantiles),
         "num_rows": worth.num_rows,
+        "train_kwh": worth.train_kwh,
+        "train_co2_kg": worth.train_co2_kg,
         "because": list(decision.because),
         "sources": list(worth.sources),
         "warnings": list(worth.warnings),
     }
-
-
-def weigh_run(
-    folder: RunFolder,
-    overrides: Sequence[str] = (),
-    *,
-    prices: Prices | None,
-    today: date,
-    ask: Ask | None = None,
-) -> tuple[Worth, Recipe]:
-    """The worth of a finished run's model, and the recipe it was reckoned by.
-
-    prices: None for those that the recipe names. Raises MissingFigureError, RunError, RecipeError.
-    """
-    recipe = read_recipe(folder.recipe, overrides)
-    report = read_json(folder.report_json)
-    card = read_json(folder.card)
-    found = read_predictions(folder.predictions)
-    answers = {system: rows for (system, split), rows in found.items() if split == "test"}
-    seconds = ((report.get("cost") or {}).get("seconds") or {}).get("measured") or 0.0
-    rows = sum((side or {}).get("rows") or 0 for side in card["splits"].values())
-    worth = find_worth(
-        recipe,
-        answers,
-        card.get("labels") or (),
-        num_rows=rows,
-        train_hours=seconds / 3600,
-        prices=prices or prices_of(recipe, today),
-        today=today,
-        ask=ask,
-    )
-    return worth, recipe
-
-
-def prices_of(recipe: Recipe, today: date) -> Prices:
-    """The table, with the figures of the file that the recipe names before it."""
-    named = recipe.business.prices
-    return read_prices(Path(named) if named else None, today)

@@ -8,6 +8,7 @@ import pytest
 
 from tunewright.cost.money import device_usd
 from tunewright.decide.benefit import (
+    Doubt,
     Option,
     Range,
     Stakes,
@@ -150,6 +151,30 @@ def test_volume_is_named_where_volume_is_in_doubt():
     draws = error_draws(rows_of(2000, 1000, 47_000), None, 20_000, seed=1)
     decision = decide(Option("tuned", build_usd=260), Option("base"), stakes, draws)
     assert decision.word == "PILOT" and decision.information[0][0] == "requests a month"
+
+
+def test_a_doubtful_price_widens_the_band_and_is_named():
+    price = Range(1.0, 0.2, 5.0)
+    new = replace(TUNED, build_usd=100, doubts=(Doubt("hour", price, once=300.0),))
+    sure = replace(new, doubts=())
+    gain = np.full(20_000, 0.0001)
+    wide = decide(new, Option("b"), PLAIN, gain)
+    narrow = decide(sure, Option("b"), PLAIN, gain)
+    assert narrow.npv95[0] == pytest.approx(narrow.npv95[1])
+    assert wide.npv95[1] - wide.npv95[0] > 500
+    assert wide.tornado[0].name == "hour" and wide.information[0][0] == "hour"
+    low, high = sorted((wide.tornado[0].npv_low, wide.tornado[0].npv_high))
+    assert high - low == pytest.approx(300 * 4.8, rel=0.05)
+
+
+def test_a_price_that_both_pay_takes_its_doubt_away():
+    doubt = Doubt("input_tokens of x", Range(1.0, 0.2, 5.0), each=0.0001)
+    new, old = Option("a", doubts=(doubt,)), Option("b", doubts=(doubt,))
+    decision = decide(new, old, PLAIN, np.full(2000, 0.01))
+    assert decision.npv95[0] == pytest.approx(decision.npv95[1])
+    dear = decide(Option("a"), replace(old, doubts=(replace(doubt, each=0.0002),)), PLAIN,
+                  np.full(2000, 0.01))  # fmt: skip
+    assert dear.npv95[1] > decision.npv95[1]
 
 
 def test_a_range_keeps_its_ends():

@@ -234,13 +234,43 @@ def test_shots_stand_before_the_prompt_and_leave_room(tiny, kind, task):
     shots = few_shot.choose_shots(material(asker, rows, [], ()), asker)
     assert len(shots) == 2
     test = [rows[9], replace(rows[9], id="long", input="long text " * 6)]
-    fitted = few_shot.fit_shots(test, shots, asker)
+    fitted = few_shot.fit_shots(test, [shots] * len(test), asker)
     for prompt in render_prompts(fitted, asker.rendering):
         assert prompt.size + asker.max_new_tokens <= asker.rendering.max_length
     text = asker.rendering.tokenizer.decode(render_prompts(fitted, asker.rendering)[0])
     places = [text.index(str(part)) for s in shots for part in (s.input, s.output)]
     assert places == sorted(places)
     assert text.rindex(rows[9].input.strip()) > places[-1]
+
+
+@pytest.mark.parametrize(("kind", "task"), [("gpt2", "generate"), ("qwen3", "chat")])
+def test_retrieved_shows_each_prompt_its_nearest_rows(tiny, kind, task, monkeypatch):
+    asker = asker_for(tiny(kind), task, max_length=100)
+    rows = prose(12)
+    near = [replace(rows[8], id=f"near{i}", input=f"{rows[8].input} {i}") for i in range(2)]
+    asked = replace(material(asker, [*rows[:8], *near], rows[8:9], ()), num_few_shot=2)
+    seen = []
+    plain = few_shot.with_shots
+    monkeypatch.setattr(few_shot, "with_shots",
+                        lambda e, shots, a: seen.append(shots) or plain(e, shots, a))  # fmt: skip
+    answers = BASELINES["retrieved"](asked)
+    assert {shot.id for shot in seen[0]} == {"near0", "near1"}
+    assert answers[0].system == "retrieved" and answers[0].input == rows[8].input
+    with pytest.raises(NotPossible, match="num_few_shot is 0"):
+        BASELINES["retrieved"](replace(asked, num_few_shot=0))
+
+
+def test_nearest_rows_come_nearest_first_and_no_text_twice():
+    from tunewright.evaluate.nearest import nearest_rows
+
+    rows = [Example(str(i), "x", text, "a") for i, text in enumerate(
+        ["my card is lost", "my card is lost", "the card was lost today", "opening hours", ""]
+    )]  # fmt: skip
+    test = [Example("t", "x", "my card is lost!")]
+    (found,) = nearest_rows(rows, test, 3, 1)
+    assert [row.input for row in found[:2]] == ["my card is lost", "the card was lost today"]
+    assert len({row.input for row in found}) == 3
+    assert nearest_rows([], test, 3, 1) == [()] and nearest_rows(rows, [], 3, 1) == []
 
 
 def test_the_systems_turn_stays_first(tiny):

@@ -162,7 +162,8 @@ class OpenAIEmulator:
         shots = sum(turn["role"] == "assistant" for turn in turns)
         text = model.reply(question) if model else f"I know {shots} examples"
         usage = {"prompt_tokens": 10 * len(turns), "completion_tokens": 2,
-                 "total_tokens": 10 * len(turns) + 2}  # fmt: skip
+                 "total_tokens": 10 * len(turns) + 2,
+                 "prompt_tokens_details": {"cached_tokens": 8 if shots else 0}}  # fmt: skip
         choice = {"index": 0, "finish_reason": "stop", "logprobs": None,
                   "message": {"role": "assistant", "content": text, "refusal": None}}  # fmt: skip
         return JSONResponse(

@@ -48,7 +48,8 @@ def benefit(
     from tunewright.prices import read_prices
     from tunewright.report.benefit import make_benefit_page
     from tunewright.store import RunFolder, to_plain, write_atomic
-    from tunewright.worth import weigh_run, worth_document
+    from tunewright.weighing import weigh_run
+    from tunewright.worth import worth_document
 
     folder = RunFolder(existing_run(run))
     today = datetime.now(UTC).date()
@@ -56,7 +57,7 @@ def benefit(
     own = read_prices(prices, today) if prices else None
     worth, recipe = weigh_run(folder, overrides or (), prices=own, today=today, ask=asks)
     document = to_plain(worth_document(worth))
-    place = page or folder.path / "benefit.html"
+    place = page or folder.benefit_html
     if page is not None and page.exists():
         raise UserError(f"{page}: exists already; name another file")
     write_atomic(place, make_benefit_page(document, f"{recipe.base_model}, {run}"))
@@ -89,6 +90,6 @@ def _print(document: dict[str, Any], console: Console) -> None:
     for title, rows in (("To build", shown["costs"]), ("Every month", shown["monthly"])):
         if rows:
             console.print(Text(f"\n{title}: " + ", ".join(f"{n} {usd}" for n, usd in rows)))
-    for text in (*shown["alerts"], *shown["sources"]):
+    for text in filter(None, (shown["energy"], *shown["alerts"], *shown["sources"])):
         console.print(Text(f"  {text}", "dim"), soft_wrap=True)
     console.print(f"\nPage: {document['page']}", markup=False, soft_wrap=True)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from tunewright.cli.options import AsJson, check_is_file_like, split_names
+from tunewright.cli.options import AsJson, Yes, check_is_file_like, split_names
 from tunewright.cli.output import Answer
 from tunewright.cli.verdict import answer_with_report
 
@@ -26,9 +26,12 @@ def evaluate(
         str | None,
         typer.Option("--split", metavar="NAME", help="Which split of a hub dataset or folder."),
     ] = None,
+    yes: Yes = False,
     as_json: AsJson = False,
 ) -> Answer:
     """Score a model on data, each figure with its 95 % interval.
+
+    A model that was tuned at a provider is asked there, once its price was agreed to.
 
     Example:
       tunewright evaluate runs/first --data new.csv
@@ -43,8 +46,12 @@ def evaluate(
     check_is_file_like(data)
 
     from tunewright.asking import evaluate as evaluate_model
+    from tunewright.cli.spending import ask_price, make_consent
     from tunewright.journal import ConsoleJournal
 
     names = split_names(metrics)
-    report = evaluate_model(what, data, ConsoleJournal(), metrics=names, split=split)
+    report = evaluate_model(
+        what, data, ConsoleJournal(), metrics=names, split=split,
+        consent=make_consent(yes, as_json), ask=ask_price(as_json),
+    )  # fmt: skip
     return answer_with_report(report, None)

@@ -188,6 +188,7 @@ def _outlook(made: Plan, asked: Recipe, prices: Prices, today: date) -> dict[str
         num_rows=made.num_rows,
         train_usd=made.usd,
         train_hours=made.seconds.total / 3600,
+        train_kwh=made.energy.kwh,
         prices=prices,
         today=today,
     )

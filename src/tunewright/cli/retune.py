@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tunewright.cli.options import AsJson, Overrides, RunDir, existing_run
+from tunewright.cli.options import AsJson, Overrides, RunDir, Yes, existing_run
 from tunewright.cli.output import Answer
+from tunewright.cli.verdict import naming_the_way_back
 from tunewright.errors import UserError
 
 if TYPE_CHECKING:
@@ -24,6 +26,10 @@ def retune(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Tell what would be done, and why; change nothing.")
     ] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the training that stands in --run-dir.")
+    ] = False,
+    yes: Yes = False,
     overrides: Overrides = None,
     as_json: AsJson = False,
 ) -> Answer:
@@ -31,7 +37,8 @@ def retune(
 
     Labels of clients who contradict sure answers are left out, model-made labels are capped, and a
     share of the new rows is never trained on. The gate opens only where a loss of retune.margin on
-    each old task is ruled out and the new rows gain.
+    each old task is ruled out and the new rows gain. What was tuned at a provider is tuned there
+    again: logged answers are taken as they are, and what must be paid for is agreed to first.
 
     Example:
       tunewright retune runs/first --new labelled.jsonl --dry-run
@@ -45,6 +52,7 @@ def retune(
       3 interrupted
       4 our own fault
     """
+    from tunewright.cli.spending import ask_price, make_consent
     from tunewright.journal import ConsoleJournal
     from tunewright.lifecycle import plan_document, plan_retune, update_document
     from tunewright.lifecycle import retune as tune_again
@@ -52,15 +60,21 @@ def retune(
 
     if not new.exists():
         raise UserError(f"{new}: no such file; check the path")
+    if resume and run_dir is None:
+        raise UserError("--resume: give the folder to go on with, --run-dir DIR")
     folder, journal = RunFolder(existing_run(run)), ConsoleJournal()
-    plan, asker = plan_retune(folder, new, journal, overrides or ())
+    consent, ask = make_consent(yes, as_json), ask_price(as_json)
+    plan, asker = plan_retune(folder, new, journal, overrides or (), consent=consent, ask=ask)
     document = plan_document(plan)
     if dry_run:
         return Answer(document, lambda console: _print(plan.why, console))
     for line in plan.why:
         journal.say(line)
     place = run_dir or _next_place(folder.path)
-    update = tune_again(plan, asker, place, journal)
+    again = ["tunewright", "retune", str(run), "--new", str(new), "--run-dir", str(place)]
+    again += [*(f"--set={text}" for text in overrides or ()), "--resume"]
+    with naming_the_way_back(shlex.join(again), place):
+        update = tune_again(plan, asker, place, journal, resume=resume, consent=consent, ask=ask)
     document |= {"update": update_document(update)}
 
     def show(console: Console) -> None:

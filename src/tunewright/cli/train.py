@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
     from tunewright.config import Recipe
     from tunewright.hosted_cost import Consent
+    from tunewright.price_desk import Ask
     from tunewright.records import Report
-    from tunewright.worth import Ask
 
 DATA_SUFFIXES = frozenset(
     {".csv", ".tsv", ".json", ".jsonl", ".parquet", ".arrow", ".txt", ".feather"}
@@ -107,7 +107,8 @@ def train(
     with naming_the_way_back(shlex.join(again), place):
         consent, ask = make_consent(yes, as_json), ask_price(as_json)
         if plan.provider == "here":
-            report = _train(plan, place, same, resume, nproc, hosts, remote_shell, consent)
+            spending = (consent, ask)
+            report = _train(plan, place, same, resume, nproc, hosts, remote_shell, spending)
         else:
             report = _train_hosted(plan, place, resume, consent, ask)
     if report is None:
@@ -123,7 +124,7 @@ def _train(
     nproc: int | None,
     hosts: str | None,
     remote_shell: str,
-    consent: Consent,
+    spending: tuple[Consent, Ask | None],
 ) -> Report | None:
     """The report; None on a rank beside the first."""
     from tunewright.cluster.rank import is_rank, train_as_rank
@@ -134,7 +135,8 @@ def _train(
     if nproc is None and hosts is None:
         from tunewright.pipeline import train
 
-        return train(plan, place, ConsoleJournal(), resume=resume, consent=consent)
+        consent, ask = spending
+        return train(plan, place, ConsoleJournal(), resume=resume, consent=consent, ask=ask)
     from tunewright.cluster.command import train_with_ranks
 
     return train_with_ranks(

@@ -9,6 +9,7 @@ import difflib
 import re
 from dataclasses import dataclass, replace
 
+from tunewright.cost.money import CPU_CORE_W, forecast_energy
 from tunewright.errors import RecipeError
 
 # The figures below were compared with published tables of peak rates and card specifications.
@@ -105,3 +106,14 @@ def find_device(text: str) -> Device:
 def _key(name: str) -> str:
     plain = re.sub(r"[^a-z0-9]", "", name.lower())
     return plain.removeprefix("nvidia").removeprefix("geforce").removeprefix("amd")
+
+
+def forecast_kwh(kind: str, name: str, threads: object, seconds: float) -> float | None:
+    """Energy of so long a training on the machine at hand; None for a device without figures.
+
+    kind: cpu or cuda; name: as the device tells it; threads: of a CPU.
+    """
+    if kind == "cpu" and isinstance(threads, int):
+        return forecast_energy(seconds, threads * CPU_CORE_W, "cpu").kwh
+    found = next((device for key, device in DEVICES.items() if key in name), None)
+    return forecast_energy(seconds, found.power_w, "cuda").kwh if found else None

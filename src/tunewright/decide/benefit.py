@@ -60,6 +60,18 @@ def exactly(value: float) -> Range:
 
 
 @dataclass(frozen=True, slots=True)
+class Doubt:
+    """A price that is known within a range, and how often an option pays it: so many times with
+    each request, and once for building. The option's own sums hold it at its likely value.
+    """
+
+    name: str
+    price: Range
+    each: float = 0.0
+    once: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class Option:
     """One way to answer requests. error: share of wrong answers. Prices in USD a million tokens.
 
@@ -79,6 +91,7 @@ class Option:
     build_usd: float = 0.0
     month_usd: float = 0.0
     latency_s: float = 0.0
+    doubts: tuple[Doubt, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,6 +264,9 @@ def decide(
         "cost of an error": stakes.error_usd.draw(rng, size),
         "prices": _price_range(stakes).draw(rng, size),
     }
+    for doubt in (*new.doubts, *old.doubts):  # one price has one draw, whoever pays it
+        if doubt.name not in draws:
+            draws[doubt.name] = doubt.price.draw(rng, size)
     npv = _npv(new, old, stakes, draws)
     probability = float((npv > 0).mean())
     word: Word = "GO" if probability >= SURE else "STOP" if probability <= 1 - SURE else "PILOT"
@@ -276,32 +292,51 @@ def _price_range(stakes: Stakes) -> Range:
     return Range(1.0, 1.0 / (1.0 + spread), 1.0 + spread) if spread else exactly(1.0)
 
 
-def _npv(new: Option, old: Option, stakes: Stakes, draws: Mapping[str, Array]) -> Array:
-    prices = draws["prices"]
-    each = (
-        (request_usd(old) - request_usd(new)) * prices
+def _each(new: Option, old: Option, stakes: Stakes, draws: Mapping[str, Array]) -> Array:
+    """USD that the new option saves on each request, by draws."""
+    tokens = (
+        request_usd(old) - request_usd(new) + _off(old, draws, "each") - _off(new, draws, "each")
+    )
+    return np.asarray(
+        tokens * draws["prices"]
         + draws["error difference"] * stakes.relevance * draws["cost of an error"]
         + (old.latency_s - new.latency_s) * stakes.second_usd
     )
-    month = draws["requests a month"] * each - (new.month_usd - old.month_usd) * prices
+
+
+def _fixed(new: Option, old: Option, draws: Mapping[str, Array]) -> float | Array:
+    """USD that building the new option takes more, by draws."""
+    return new.build_usd + _off(new, draws, "once") - old.build_usd - _off(old, draws, "once")
+
+
+def _off(
+    option: Option, draws: Mapping[str, Array], which: Literal["each", "once"]
+) -> float | Array:
+    """By how much doubtful prices move an option's sum from its middle; 0 where none is."""
+    moved: float | Array = 0.0
+    for doubt in option.doubts:
+        times = doubt.each if which == "each" else doubt.once
+        moved = moved + times * (draws[doubt.name] - doubt.price.value)
+    return moved
+
+
+def _npv(new: Option, old: Option, stakes: Stakes, draws: Mapping[str, Array]) -> Array:
+    running = (new.month_usd - old.month_usd) * draws["prices"]
+    month = draws["requests a month"] * _each(new, old, stakes, draws) - running
     worth = annuity(stakes.months, stakes.discount)
-    return np.asarray(month * worth - (new.build_usd - old.build_usd))
+    return np.asarray(month * worth - _fixed(new, old, draws))
 
 
 def _break_even_band(
     new: Option, old: Option, stakes: Stakes, draws: Mapping[str, Array]
 ) -> tuple[float, float]:
     """Between which the break-even volume lies with 90 %; infinite where no volume pays."""
-    each = (
-        (request_usd(old) - request_usd(new)) * draws["prices"]
-        + draws["error difference"] * stakes.relevance * draws["cost of an error"]
-        + (old.latency_s - new.latency_s) * stakes.second_usd
-    )
-    wanted = (new.build_usd - old.build_usd) / stakes.months + new.month_usd - old.month_usd
-    if wanted <= 0:
-        return 0.0, 0.0
+    each = _each(new, old, stakes, draws)
+    fixed = np.asarray(_fixed(new, old, draws), dtype=np.float64)
+    wanted = np.broadcast_to(fixed / stakes.months + new.month_usd - old.month_usd, each.shape)
     volumes = np.full(each.shape, np.inf)
     np.divide(wanted, each, out=volumes, where=each > 0)
+    volumes[wanted <= 0] = 0.0
     ranked = np.sort(volumes)
     n = len(ranked)
     return float(ranked[int(0.05 * (n - 1))]), float(ranked[int(0.95 * (n - 1))])

@@ -10,7 +10,7 @@ from typing import Literal
 
 from tunewright.errors import Interrupted, RecipeError
 from tunewright.evaluate.classic import boosted_trees, majority, mean, tfidf_linear
-from tunewright.evaluate.few_shot import few_shot
+from tunewright.evaluate.few_shot import few_shot, retrieved
 from tunewright.evaluate.material import Material as Material
 from tunewright.evaluate.material import NotPossible
 from tunewright.evaluate.nearest import nearest_neighbour
@@ -32,6 +32,7 @@ def default_baselines(task: str, *, kind: Kind | None, has_columns: bool) -> tup
         name
         for name, tasks in _TASKS_OF.items()
         if task in tasks
+        and name not in ON_REQUEST
         and (kind is not None or name not in ("base", "few_shot", "linear_probe"))
         and (has_columns or name != "boosted_trees")
         and (kind == "decoder" or name != "few_shot")
@@ -91,10 +92,13 @@ def _run(name: str, material: Material, journal: Journal) -> list[Prediction]:
         return BASELINES[name](replace(material, advance=lambda done: advance(done, "")))
 
 
+ON_REQUEST = ("retrieved",)
+"""As slow as few_shot, and slower: prompts that differ share nothing."""
 _GENERATION = ("generate", "chat")
 _TASKS_OF: dict[str, tuple[str, ...]] = {
     "base": ("classify", *_GENERATION, "continue", "embed"),
     "few_shot": _GENERATION,
+    "retrieved": _GENERATION,
     "linear_probe": ("classify", "regress", "tag"),
     "nearest_neighbour": ("classify", "regress", *_GENERATION),
     "tfidf_linear": ("classify", "regress", "tag"),
@@ -108,6 +112,7 @@ _TASKS_OF: dict[str, tuple[str, ...]] = {
 BASELINES: dict[str, Baseline] = {
     "base": base,
     "few_shot": few_shot,
+    "retrieved": retrieved,
     "linear_probe": linear_probe,
     "nearest_neighbour": nearest_neighbour,
     "tfidf_linear": tfidf_linear,

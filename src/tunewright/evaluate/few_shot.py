@@ -1,4 +1,6 @@
-"""The few-shot baseline: the untuned base with training examples put before the prompt."""
+"""The untuned base with training examples put before the prompt: the same ones before every prompt,
+or those that are nearest to it.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +10,7 @@ from dataclasses import replace
 from tunewright.data.batch import random_stream
 from tunewright.data.render import PROMPT_END, render_prompts
 from tunewright.evaluate.material import Material, NotPossible, need_asker, need_task
+from tunewright.evaluate.nearest import nearest_rows
 from tunewright.evaluate.predict import Asker
 from tunewright.model.load import longest_input
 from tunewright.records import Example, Message, Prediction
@@ -29,12 +32,38 @@ def few_shot(material: Material) -> list[Prediction]:
     need_task(material, "generate", "chat")
     asker = _with_whole_window(need_asker(material))
     shots = choose_shots(material, asker)
-    asked = fit_shots(material.test, shots, asker)
+    return _ask(material, asker, [shots] * len(material.test), "few_shot")
+
+
+def retrieved(material: Material) -> list[Prediction]:
+    """The base's answers with those training examples before a prompt that resemble it most.
+
+    Found by character n-grams; the nearest stands last, and goes last where room is short.
+    Raises NotPossible where none fits.
+    """
+    need_task(material, "generate", "chat")
+    if material.num_few_shot == 0:
+        raise NotPossible("evaluation.num_few_shot is 0, so no example is retrieved")
+    asker = _with_whole_window(need_asker(material))
+    near = nearest_rows(material.train, material.test, material.num_few_shot, material.seed)
+    return _ask(material, asker, near, "retrieved", best_last=True)
+
+
+def _ask(
+    material: Material,
+    asker: Asker,
+    shots: Sequence[Sequence[Example]],
+    system: str,
+    *,
+    best_last: bool = False,
+) -> list[Prediction]:
+    """Answers with shots of its own before each test row."""
+    asked = fit_shots(material.test, shots, asker, best_last=best_last)
     predictions = asker.predict(
-        asked, system="few_shot", split=material.split, advance=material.advance
+        asked, system=system, split=material.split, advance=material.advance
     )
     plain = not _in_turns(asker)
-    cut = plain and not any(BLOCK_END in str(shot.output) for shot in shots)
+    cut = plain and not any(BLOCK_END in str(shot.output) for part in shots for shot in part)
     return [
         replace(
             row,
@@ -65,13 +94,22 @@ def choose_shots(material: Material, asker: Asker) -> list[Example]:
     return chosen
 
 
-def fit_shots(examples: Sequence[Example], shots: Sequence[Example], asker: Asker) -> list[Example]:
-    """Every example with as many shots before it as leave room for an answer."""
+def fit_shots(
+    examples: Sequence[Example],
+    shots: Sequence[Sequence[Example]],
+    asker: Asker,
+    *,
+    best_last: bool = False,
+) -> list[Example]:
+    """Every example with as many of its own shots before it as leave room for an answer, the first
+    ones of each list. best_last: they are put in backwards.
+    """
+    way = -1 if best_last else 1
     room = asker.rendering.max_length - asker.max_new_tokens
     out = list(examples)
     waiting = list(range(len(out)))
-    for count in range(len(shots), 0, -1):
-        trial = [with_shots(examples[i], shots[:count], asker) for i in waiting]
+    for count in range(max(map(len, shots), default=0), 0, -1):
+        trial = [with_shots(examples[i], shots[i][:count][::way], asker) for i in waiting]
         sizes = _prompt_sizes(trial, asker)
         for number, example, size in zip(waiting, trial, sizes, strict=True):
             if size <= room:

@@ -51,6 +51,26 @@ def nearest_neighbour(material: Material) -> list[Prediction]:
     return class_answers(material, "nearest_neighbour", found)
 
 
+def nearest_rows(
+    train: Sequence[Example], test: Sequence[Example], count: int, seed: int
+) -> list[tuple[Example, ...]]:
+    """Per test row the training rows with an answer that resemble it most, the nearest first; no
+    two with the same text. By TF-IDF of character n-grams.
+    """
+    distinct = {row.input: row for row in train if row.output is not None}
+    rows = some_rows(list(distinct.values()), MAX_ROWS, seed)
+    if not rows or not test or count < 1:
+        return [()] * len(test)
+    known, asked = character_features(_prompts(rows), _prompts(test))
+    found: list[tuple[Example, ...]] = []
+    step = max(1, _CHUNK_CELLS // known.shape[0])
+    for start in range(0, len(test), step):
+        near = np.asarray((asked[start : start + step] @ known.T).toarray(), dtype=np.float64)
+        for chosen in _nearest(np.round(near, 6), count):
+            found.append(tuple(rows[i] for i in chosen))
+    return found
+
+
 def _placed_rows(material: Material) -> tuple[list[Example], Any, Any]:
     """(training rows, their points, the test rows' points); points have unit length."""
     if material.asker is not None and material.asker.base.kind == "encoder":

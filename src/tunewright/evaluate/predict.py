@@ -60,6 +60,11 @@ class Asker:
     graded: Graded | None = None
     """What graders give to written answers."""
 
+    @property
+    def is_remote(self) -> bool:
+        """True where the model answers elsewhere, for money."""
+        return False
+
     def predict(
         self,
         examples: Sequence[Example],

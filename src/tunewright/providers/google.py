@@ -164,6 +164,7 @@ class GoogleProvider:
             text=made.text or "",
             input_tokens=int((usage and usage.prompt_token_count) or 0),
             output_tokens=int((usage and usage.candidates_token_count) or 0),
+            cached_tokens=int((usage and usage.cached_content_token_count) or 0),
         )
 
     def _job(self, job: Any) -> Job:

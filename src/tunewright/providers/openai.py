@@ -131,10 +131,12 @@ class OpenAIProvider:
             )
         )
         usage = made.usage
+        details = usage and usage.prompt_tokens_details
         return Reply(
             text=(made.choices[0].message.content or "") if made.choices else "",
             input_tokens=int(usage.prompt_tokens) if usage else 0,
             output_tokens=int(usage.completion_tokens) if usage else 0,
+            cached_tokens=int((details and details.cached_tokens) or 0),
         )
 
     def account(self) -> tuple[list[Any], list[Any], list[str]]:

@@ -86,11 +86,14 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """An answer of a chat model, with the tokens that it is billed for."""
+    """An answer of a chat model, with the tokens that it is billed for; cached_tokens of the input
+    tokens came from the provider's cache.
+    """
 
     text: str
     input_tokens: int
     output_tokens: int
+    cached_tokens: int = 0
 
 
 class Provider(Protocol):

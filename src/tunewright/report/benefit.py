@@ -54,6 +54,7 @@ def benefit_section(worth: Mapping[str, Any]) -> dict[str, Any]:
             "rivals": _rivals(worth),
             "costs": [(row["what"], figures.show_usd(row["usd"])) for row in worth["costs"]],
             "monthly": [(row["what"], figures.show_usd(row["usd"])) for row in worth["monthly"]],
+            "energy": _energy(worth),
             "knowing": [
                 (row["what"], figures.show_usd(row["usd"]))
                 for row in worth["worth_knowing"]
@@ -64,6 +65,15 @@ def benefit_section(worth: Mapping[str, Any]) -> dict[str, Any]:
         }
     except (KeyError, TypeError, ValueError):
         return {}
+
+
+def _energy(worth: Mapping[str, Any]) -> str:
+    """What training drew, where the recipe counts it; "" else."""
+    kwh, co2 = worth.get("train_kwh"), worth.get("train_co2_kg")
+    if not known(kwh):
+        return ""
+    carbon = f", {figures.show_number(co2)} kg of CO2" if known(co2) else ""
+    return f"The training drew {figures.show_number(kwh)} kWh{carbon}."
 
 
 def _tiles(worth: Mapping[str, Any]) -> list[tuple[str, str, str]]:
@@ -128,7 +138,7 @@ def _span(low: float, high: float, scale: charts.Scale) -> Markup:
 def _figure(name: str, value: float) -> str:
     if name == "error difference":
         return f"{100 * value:+.1f} points".replace("-", "−")
-    if name == "cost of an error":
+    if name == "cost of an error" or " of " in name:  # a price
         return figures.show_usd(value)
     if name == "prices":
         return f"{value:.0%}"

@@ -70,14 +70,14 @@ def _sections(report: Report) -> dict[str, Any]:
         "data": make_data_section(details.get("card")),
         "warnings": _texts(details.get("warnings")),
         "costs": cost_rows(report),
-        "benefit": _benefit(details),
+        "benefit": short_benefit(details),
         "recipe": details.get("recipe") if isinstance(details.get("recipe"), str) else "",
         "derived": _rows(details, "derived", most=500),
         "environment": _pairs(details.get("environment")),
     }
 
 
-def _benefit(details: Mapping[str, Any]) -> dict[str, Any]:
+def short_benefit(details: Mapping[str, Any]) -> dict[str, Any]:
     """The short form of `benefit`; {} where the recipe says nothing of its business."""
     worth = details.get("benefit")
     if not isinstance(worth, Mapping):

@@ -21,9 +21,10 @@ from tunewright.jobs.folder import JobFolder
 from tunewright.journal import silence
 from tunewright.records import Report
 from tunewright.releases.board import list_releases
+from tunewright.report.benefit import make_benefit_page
 from tunewright.report.data import make_data_section
 from tunewright.report.files import read_report
-from tunewright.report.page import make_curves
+from tunewright.report.page import make_curves, short_benefit
 from tunewright.web.runs import (
     Run,
     find_run,
@@ -96,8 +97,27 @@ def _show_run(run: Run, request: Request) -> Response:
         request, "pages/run.html.j2", run=run, progress=progress,
         curves=make_curves(_metric(run, report), progress["curves"]), report=report,
         data=make_data_section(read_object(run.folder.card)), num_review=len(review_items(run)),
-        num_decided=num_decided(run),
+        num_decided=num_decided(run), benefit=short_benefit(report.details) if report else {},
     )  # fmt: skip
+
+
+@router.get("/runs/{name}/benefit")
+async def benefit_page(name: str, request: Request) -> Response:
+    """Whether the model is worth its money, with sliders: as `benefit` wrote it, else as the run
+    itself has weighed it. The page brings its own policy.
+    """
+    run = find_run(roots_of(request), name)
+    text = await asyncio.to_thread(_weighed, run)
+    return HTMLResponse(text, headers={**HEADERS, "Content-Security-Policy": REPORT_POLICY})
+
+
+def _weighed(run: Run) -> str:
+    if run.folder.benefit_html.is_file():
+        return run.folder.benefit_html.read_text(encoding="utf-8")
+    report = _report(run)
+    if report is None or "word" not in short_benefit(report.details):
+        raise ApiError(404, "this run says nothing of its worth; fill in `business:` of its recipe")
+    return make_benefit_page(report.details["benefit"], f"{report.base_model}, {run.name}")
 
 
 @router.get("/runs/{name}/review")

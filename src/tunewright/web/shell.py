@@ -170,6 +170,7 @@ def show_time(value: Any) -> str:
 @lru_cache(maxsize=2)
 def static_text(kind: str) -> str:
     """Style ("css") or script ("js") of all pages."""
-    names = {"css": ("report.css", "pages/pages.css"), "js": ("pages/pages.js",)}[kind]
+    styles = ("report.css", "benefit.css", "pages/pages.css")
+    names = {"css": styles, "js": ("pages/pages.js",)}[kind]
     folder = files("tunewright") / "web" / "templates"
     return "\n".join((folder / name).read_text(encoding="utf-8") for name in names)
