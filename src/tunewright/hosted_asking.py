@@ -39,20 +39,28 @@ class Spent:
     cached_tokens: int = 0
 
 
-def open_provider(name: str, hosted: HostedSection) -> Provider:
-    """The provider of a recipe's name, URL included. Raises ProviderError without key or SDK."""
+def open_provider(name: str, hosted: HostedSection, journal: Journal | None = None) -> Provider:
+    """The provider of a recipe's name, URL included. journal: told when a call takes long.
+
+    Raises ProviderError without key or SDK.
+    """
+    provider: Provider
     if name == "google":
         from tunewright.providers.google import open_google
 
-        return open_google(
+        provider = open_google(
             project=hosted.project,
             location=hosted.location,
             bucket=hosted.bucket,
             patience_s=hosted.patience_s,
         )
-    from tunewright.providers.openai import open_openai
+    else:
+        from tunewright.providers.openai import open_openai
 
-    return open_openai(None if name == "openai" else name, patience_s=hosted.patience_s)
+        provider = open_openai(None if name == "openai" else name, patience_s=hosted.patience_s)
+    if journal is not None:
+        provider.patience.tell = journal.say
+    return provider
 
 
 def choose_examples(train: Sequence[Example], count: int, seed: int) -> tuple[Example, ...]:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
-from tunewright.config import Recipe, with_values
+from tunewright.config import AdapterSection, Recipe, with_values
 from tunewright.data.prepare import Prepared
 from tunewright.errors import RecipeError
 from tunewright.hosted_asking import choose_examples, near_examples, open_provider
@@ -27,6 +27,7 @@ from tunewright.providers.rows import (
     make_wording,
     openai_line,
 )
+from tunewright.sections import TrainingSection
 from tunewright.setup import first_by_content
 from tunewright.store import RunFolder, read_json, write_json
 
@@ -69,13 +70,17 @@ class HostedRun:
     ) -> HostedRun:
         """Checks task, objective and beside; opens the provider."""
         how = make_wording(prepared.layout, recipe.provider)
-        provider = provider or open_provider(recipe.provider, recipe.hosted)
+        provider = provider or open_provider(recipe.provider, recipe.hosted, journal)
         if recipe.objective not in provider.rules.objectives:
             raise RecipeError(
                 f"objective is {recipe.objective}; {provider.name} trains "
                 f"{', '.join(provider.rules.objectives)}; choose one, or provider: here"
             )
         check_beside(recipe)
+        idle = idle_settings(recipe, provider)
+        if idle:
+            journal.warn(f"{provider.name} trains by settings of its own; without effect there: "
+                         f"{', '.join(idle)}")  # fmt: skip
         recipe = with_values(recipe, {"task": prepared.layout.task})
         return cls(recipe, folder, journal, prepared, provider, how)
 
@@ -152,6 +157,22 @@ def choose_metrics(recipe: Recipe, prepared: Prepared) -> tuple[str, ...]:
         return metrics_for(layout.task, splits.train + splits.test, layout.labels)
     check_metrics(wished, layout.task, layout.labels)
     return tuple(wished)
+
+
+def idle_settings(recipe: Recipe, provider: Provider) -> list[str]:
+    """Keys that the recipe sets and that mean nothing to this provider."""
+    used = {"num_epochs", "seed"}
+    used |= {"batch_size"} if provider.rules.provider == "openai" else set()
+    parts = {
+        "training": (recipe.training, TrainingSection(), used),
+        "adapter": (recipe.adapter, AdapterSection(), {"r"} if provider.rules.ranks else set()),
+    }
+    return [
+        f"{name}.{key}"
+        for name, (given, plain, known) in parts.items()
+        for key in type(plain).model_fields
+        if key not in known and getattr(given, key) != getattr(plain, key)
+    ]
 
 
 def rank_of(recipe: Recipe, provider: Provider) -> int | None:

@@ -24,7 +24,7 @@ from tunewright.hosted_cost import Asked, Consent, forecast_hosted, get_consent,
 from tunewright.journal import Journal, silence
 from tunewright.model.load import load_base, longest_input
 from tunewright.price_desk import Ask, prices_of
-from tunewright.providers.provider import Turn
+from tunewright.providers.provider import Provider, Turn
 from tunewright.providers.rows import Wording, prompt_turns, read_answer
 from tunewright.records import Example, Output, Prediction, Request
 from tunewright.store import RunFolder, read_json
@@ -39,6 +39,7 @@ class Elsewhere:
 
     folder: RunFolder
     recipe: Recipe
+    job: str
     model: str
     base: str
     how: Wording
@@ -128,8 +129,8 @@ def open_hosted(
         raise RunError(f"{what}: this run has no model yet; finish it with --resume")
     how = _wording(folder, recipe, noted)
     at = Elsewhere(
-        folder, recipe, str(model), str(noted.get("model", recipe.base_model)), how,
-        int(noted.get("max_tokens") or DEFAULT_TOKENS), consent or nobody, ask,
+        folder, recipe, str(noted["id"]), str(model), str(noted.get("model", recipe.base_model)),
+        how, int(noted.get("max_tokens") or DEFAULT_TOKENS), consent or nobody, ask,
         journal or silence(), dict(_answered(folder)),
     )  # fmt: skip
     base = load_base(EMBEDDER, task=None) if embeds else None
@@ -152,11 +153,11 @@ def elsewhere_error(what: str) -> RunError:
     )
 
 
-def reply_to(asker: HostedAsker, turns: Sequence[Turn]) -> str:
-    """One answer to a conversation, as it was written; paid for like every other."""
-    recipe = asker.at.recipe
-    provider = open_provider(recipe.provider, recipe.hosted)
-    return provider.ask(asker.at.model, turns, asker.at.max_tokens).text
+def _open(at: Elsewhere) -> Provider:
+    """The provider, once it has told that the job is still there, and of which base."""
+    provider = open_provider(at.recipe.provider, at.recipe.hosted, at.journal)
+    provider.look(at.job)
+    return provider
 
 
 def tuned_weights(folder: RunFolder) -> str:
@@ -180,7 +181,7 @@ class HostedChat:
     """
 
     def __init__(self, asker: HostedAsker) -> None:
-        self.asker = asker
+        self.asker, self.provider = asker, _open(asker.at)
         self.turns: list[Turn] = []
         self.last: dict[str, Any] | None = None
 
@@ -192,7 +193,8 @@ class HostedChat:
             turns: list[Turn] = [*self.turns, said]
         else:
             turns = prompt_turns(Example(id="chat", place="chat", input=text), how)
-        answer = reply_to(self.asker, turns)
+        at = self.asker.at
+        answer = self.provider.ask(at.model, turns, at.max_tokens).text
         if how.task == "classify":
             self.last = {"prediction": read_answer(answer, how), "confidence": None}
         else:
@@ -222,7 +224,7 @@ def key_of_row(row: Example) -> str:
 
 def _ask(at: Elsewhere, missing: Mapping[str, Example]) -> dict[str, Output]:
     """Answers by key, asked for after consent and kept, so that none is paid for twice."""
-    provider = open_provider(at.recipe.provider, at.recipe.hosted)
+    provider = _open(at)
     # By content: ids of two logs may be alike.
     rows = [
         replace(row, id=hashlib.blake2b(key.encode(), digest_size=12).hexdigest())

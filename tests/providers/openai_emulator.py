@@ -152,6 +152,9 @@ class OpenAIEmulator:
     async def chat(self, request):
         body = await request.json()
         self.num_asked += 1
+        refusal = thinking_refusal(body)
+        if refusal:
+            return problem(400, refusal, code="unsupported_value")
         turns = body["messages"]
         question = [turn["content"] for turn in turns if turn["role"] == "user"][-1]
         model = self.models.get(body["model"])
@@ -171,6 +174,22 @@ class OpenAIEmulator:
              "created": int(time.time()), "model": body["model"], "choices": [choice],
              "usage": usage}
         )  # fmt: skip
+
+
+def thinking_refusal(body):
+    """What a model that thinks says of parameters that it does not take, in OpenAI's words."""
+    if not body["model"].startswith("gpt-5"):
+        return None
+    if "max_tokens" in body:
+        return ("Unsupported parameter: 'max_tokens' is not supported with this model. Use "
+                "'max_completion_tokens' instead.")  # fmt: skip
+    if body.get("temperature", 1) != 1:
+        return ("Unsupported value: 'temperature' does not support 0 with this model. Only the "
+                "default (1) value is supported.")  # fmt: skip
+    if body.get("reasoning_effort") == "none" and body["model"] == "gpt-5-mini":
+        return ("Unsupported value: 'reasoning_effort' does not support 'none' with this model. "
+                "Supported values are: 'minimal', 'low', 'medium', and 'high'.")  # fmt: skip
+    return None
 
 
 def pair_of(row):

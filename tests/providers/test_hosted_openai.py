@@ -1,6 +1,7 @@
 """Recipe to report at an emulated OpenAI, through the unmodified SDK; and everything going wrong."""
 
 import json
+from datetime import date
 
 import pytest
 from tests.providers.conftest import write_chats, write_rows
@@ -9,9 +10,13 @@ from tests.providers.openai_emulator import KEY, error_body
 from tunewright.config import dump_recipe, make_recipe
 from tunewright.errors import DataError, Interrupted, ProviderError, RecipeError, Refusal
 from tunewright.hosted import cancel_hosted, train_hosted
+from tunewright.hosted_cost import table_name
 from tunewright.journal import Journal
+from tunewright.prices import Price, Prices
+from tunewright.providers.openai import open_openai
 from tunewright.report.files import read_report
 from tunewright.store import RunFolder
+from tunewright.weighing import weigh_run
 
 MODEL = "gpt-4.1-nano-2025-04-14"
 
@@ -307,6 +312,102 @@ def test_tuned_there_beside_another_run_and_a_large_model(account, openai_url, t
     with pytest.raises(RecipeError, match="did not answer"):
         go(other, tmp_path / "three")
     assert len(account.jobs) == 2  # told before a third job was paid
+
+
+@pytest.mark.parametrize("model, effort", [("gpt-5.4", "none"), ("gpt-5-mini", "minimal")])
+def test_a_model_that_thinks_is_asked_in_its_own_way(account, openai_url, model, effort):
+    provider = open_openai(None, patience_s=1)
+    for _ in range(2):
+        reply = provider.ask(model, [{"role": "user", "content": "hello"}], 16)
+        assert reply.text == "I know 0 examples"
+    manners = provider.manners[model]
+    assert manners.effort == effort and not manners.temperature
+    wanted = {"max_completion_tokens": 16 if effort == "none" else 1040, "reasoning_effort": effort}
+    assert manners.values(16) == wanted
+    tries = account.faults.count("POST", "/chat/completions")
+    assert tries == (4 if effort == "none" else 5)  # what was learned is not tried again
+    with pytest.raises(ProviderError, match="does not exist"):
+        provider.ask("ft:gone", [{"role": "user", "content": "hello"}], 16)
+
+
+def test_waiting_is_told_once(account, openai_url, tmp_path):
+    said = []
+    provider = open_openai(None, patience_s=30, sleep=lambda seconds: None)
+    provider.patience.tell = said.append
+    account.faults.order("GET", "/fine_tuning/jobs/x", status=503, times=6)
+    with pytest.raises(ProviderError, match="Could not find"):
+        provider.look("x")
+    assert said == []  # no time went by
+    clock = iter(range(0, 1000, 3))
+    provider.patience.clock = lambda: float(next(clock))
+    account.faults.order("GET", "/fine_tuning/jobs/x", status=503, times=4)
+    with pytest.raises(ProviderError):
+        provider.look("x")
+    assert said == ["openai: does not answer (status 503); asked again for up to 30 s"]
+
+
+def test_settings_without_effect_there_are_told(account, openai_url, tmp_path):
+    journal = Journal()
+    recipe = recipe_for(write_rows(tmp_path), training={"learning_rate": 1e-4, "num_epochs": 2},
+                        adapter={"r": 8})  # fmt: skip
+    train_hosted(recipe, tmp_path / "run", journal, consent=lambda told, usd: True)
+    told = next(text for text in journal.warnings if "without effect" in text)
+    assert "training.learning_rate" in told and "adapter.r" in told and "epochs" not in told
+
+
+def test_nearest_examples_are_one_more_way_to_prompt(account, openai_url, tmp_path):
+    data = write_rows(tmp_path)
+    beside = {"large": {"provider": "openai", "model": "gpt-4.1", "num_few_shot": 2,
+                        "examples": "nearest"}}  # fmt: skip
+    report = go(recipe_for(data, evaluation={"beside": beside}), tmp_path / "run")
+    assert {"retrieved", "few_shot", "large"} <= {r.system for r in report.results}
+    lines = [json.loads(x) for x in (tmp_path / "run" / "answers.jsonl").open()]
+    per_row = {"tuned": 20, "base": 20, "few_shot": 60, "retrieved": 100, "large": 60}
+    for line in lines:  # ten tokens a turn: system, question, two turns for each example
+        if line["system"] != "few_shot":
+            assert line["input_tokens"] == per_row[line["system"]]
+
+
+def test_a_report_with_business_counts_the_tokens_that_were_billed(
+    account, openai_url, tmp_path, monkeypatch
+):
+    paid(openai_url, monkeypatch)
+    asked = []
+    business = {"requests_per_month": 1000, "cost_per_error_usd": 1, "people_hours": 1,
+                "usd_per_hour": 50}  # fmt: skip
+    recipe = recipe_for(write_rows(tmp_path), base_model="gpt-9-nano", business=business)
+    report = go(recipe, tmp_path / "run", ask=lambda name, why: asked.append(name) or 100.0)
+    assert report.cost.usd.measured == pytest.approx(
+        100e-6 * (report.cost.tokens.measured + sum(tokens_of(tmp_path / "run")))
+    )
+    worth = report.details["benefit"]
+    assert "missing" in worth and "cached_input_tokens" in worth["missing"]
+    (tmp_path / "prices.yaml").write_text("cached_input_tokens: {gpt-9-nano: 50}\n")
+    from tunewright.cli.main import run
+
+    overrides = ["--set", f"business.prices={tmp_path / 'prices.yaml'}"]
+    assert run(["benefit", str(tmp_path / "run"), "--json", *overrides]) == 0
+    weighed, _ = weigh_run(RunFolder(tmp_path / "run"),
+                           [f"business.prices={tmp_path / 'prices.yaml'}"],
+                           prices=None, today=date.today())  # fmt: skip
+    rivals = {rival.name: rival for rival in weighed.rivals}
+    assert rivals["tuned"].request_usd == pytest.approx((20 + 2) * 100e-6)
+    costs = dict(weighed.costs)
+    assert costs["training"] == pytest.approx(report.cost.usd.measured)
+    assert costs["people"] == 50
+
+
+def tokens_of(folder):
+    for line in map(json.loads, (folder / "answers.jsonl").open()):
+        yield line["input_tokens"] + line["output_tokens"]
+
+
+def test_a_tuned_model_that_is_tuned_further_costs_what_its_base_does():
+    prices = Prices([Price("train_tokens", "gpt-4.1-mini", 5.0, "x", date(2026, 11, 25))])
+    tuned = "ft:gpt-4.1-mini-2025-04-14:acme:first:Abc123"
+    assert table_name("train_tokens", tuned, prices) == "gpt-4.1-mini"
+    assert table_name("input_tokens", f"ft:{tuned}", prices) == "ft:gpt-4.1-mini"
+    assert table_name("input_tokens", tuned, prices) == "ft:gpt-4.1-mini"
 
 
 def test_plan_checks_and_prices_and_sends_nothing(account, openai_url, tmp_path, monkeypatch):

@@ -63,10 +63,12 @@ def migrate(
     from tunewright.providers.openai import open_openai
     from tunewright.store import to_plain
 
+    journal, provider = ConsoleJournal(), open_openai(None, patience_s=900)
+    provider.patience.tell = journal.say
     moved, inventory = migrate_openai(
-        open_openai(None, patience_s=900),
+        provider,
         out,
-        ConsoleJournal(),
+        journal,
         base_model=base_model,
         record=record,
         consent=make_consent(yes, as_json),

@@ -74,8 +74,8 @@ class GoogleProvider:
         self.client, self.patience, self.session, self.free = client, patience, session, free
         self.bucket = bucket
         self.rules = RULES
-        self.flash = False
-        """The tuned model's base can answer without thinking first."""
+        self.base = ""
+        """The tuned model's base: what may be asked of its endpoint."""
 
     def upload(self, path: Path, name: str) -> str:
         """Put a file into the bucket, always under the same name."""
@@ -149,11 +149,12 @@ class GoogleProvider:
     def ask(self, model: str, turns: Sequence[Turn], max_tokens: int) -> Reply:
         """One greedy answer."""
         line = google_contents(turns)
-        config: dict[str, Any] = {"temperature": 0, "max_output_tokens": max_tokens}
+        thinking, room = _thinking(self.base if "endpoints/" in model else model)
+        config: dict[str, Any] = {"temperature": 0, "max_output_tokens": max_tokens + room}
         if "systemInstruction" in line:
             config["system_instruction"] = line["systemInstruction"]["parts"][0]["text"]
-        if "2.5-flash" in model or ("endpoints/" in model and self.flash):
-            config["thinking_config"] = {"thinking_budget": 0}
+        if thinking:
+            config["thinking_config"] = thinking
         made = self.patience.ask(
             lambda: self.client.models.generate_content(
                 model=model, contents=line["contents"], config=config
@@ -163,14 +164,15 @@ class GoogleProvider:
         return Reply(
             text=made.text or "",
             input_tokens=int((usage and usage.prompt_token_count) or 0),
-            output_tokens=int((usage and usage.candidates_token_count) or 0),
+            output_tokens=int((usage and usage.candidates_token_count) or 0)
+            + int((usage and usage.thoughts_token_count) or 0),
             cached_tokens=int((usage and usage.cached_content_token_count) or 0),
         )
 
     def _job(self, job: Any) -> Job:
         native = str(getattr(job.state, "value", job.state) or "JOB_STATE_UNSPECIFIED")
         phase = PHASES.get(native, "running")
-        self.flash = "2.5-flash" in (job.base_model or "")
+        self.base = str(job.base_model or self.base)
         tuned = job.tuned_model
         model = (tuned.endpoint or tuned.model) if tuned else None
         detail = getattr(job.tuning_job_state, "value", None)
@@ -228,6 +230,17 @@ def open_google(
     patience = Patience("google", _reader(key), patience_s)
     free = is_loopback(address)
     return GoogleProvider(client, patience, session=session, bucket=bucket, free=free)
+
+
+def _thinking(model: str) -> tuple[dict[str, Any], int]:
+    """(as little thinking as a model allows, tokens that it needs beside the answer)."""
+    if "2.5-flash" in model:
+        return {"thinking_budget": 0}, 0
+    if "2.5-pro" in model:
+        return {"thinking_budget": 128}, 128
+    if "gemini-3" in model:
+        return {"thinking_level": "LOW"}, 1024
+    return {}, 0
 
 
 def _config(order: Order) -> dict[str, Any]:

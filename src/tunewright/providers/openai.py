@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -41,12 +42,51 @@ PHASES: dict[str, Phase] = {
 }
 
 
+THINKING_ROOM = 1024
+"""Tokens beside the answer for a model that cannot but think first."""
+EFFORTS = ("none", "minimal", "low")
+
+
+@dataclass(frozen=True, slots=True)
+class Manners:
+    """How a model wants to be asked: those that think first take other parameters."""
+
+    temperature: bool = True
+    max_tokens: bool = True
+    effort: str | None = None
+
+    def values(self, max_tokens: int) -> dict[str, Any]:
+        """The parameters of a greedy, short answer."""
+        made: dict[str, Any] = {"temperature": 0} if self.temperature else {}
+        if self.max_tokens:
+            made["max_tokens"] = max_tokens
+        else:
+            room = 0 if self.effort == "none" else THINKING_ROOM
+            made["max_completion_tokens"] = max_tokens + room
+        if self.effort:
+            made["reasoning_effort"] = self.effort
+        return made
+
+    def after(self, refusal: str) -> Manners | None:
+        """What to try next; None where a refusal is about something else."""
+        if self.max_tokens and "'max_completion_tokens'" in refusal:
+            return replace(self, max_tokens=False, effort="none")
+        if self.temperature and "'temperature'" in refusal:
+            return replace(self, temperature=False)
+        if self.effort and "reasoning_effort" in refusal:
+            named = [e for e in EFFORTS if e != self.effort and f"'{e}'" in refusal]
+            return replace(self, effort=named[0] if named else None)
+        return None
+
+
 class OpenAIProvider:
     """OpenAI, or a server that speaks its API. client: an openai.OpenAI that does not retry."""
 
     def __init__(self, client: Any, patience: Patience, *, name: str, free: bool) -> None:
         self.client, self.patience, self.name, self.free = client, patience, name, free
         self.rules = RULES
+        self.manners: dict[str, Manners] = {}
+        """By model, as its refusals taught them."""
 
     def upload(self, path: Path, name: str) -> str:
         """Send a file, unless one of this name and size lies there already."""
@@ -124,12 +164,8 @@ class OpenAIProvider:
         return self.patience.ask(lambda: _job(self.client.fine_tuning.jobs.cancel(job)))
 
     def ask(self, model: str, turns: Sequence[Turn], max_tokens: int) -> Reply:
-        """One greedy answer."""
-        made = self.patience.ask(
-            lambda: self.client.chat.completions.create(
-                model=model, messages=list(turns), temperature=0, max_tokens=max_tokens
-            )
-        )
+        """One greedy answer. A model that thinks first is asked not to, as far as it can."""
+        made = self._complete(model, turns, max_tokens)
         usage = made.usage
         details = usage and usage.prompt_tokens_details
         return Reply(
@@ -138,6 +174,18 @@ class OpenAIProvider:
             output_tokens=int(usage.completion_tokens) if usage else 0,
             cached_tokens=int((details and details.cached_tokens) or 0),
         )
+
+    def _complete(self, model: str, turns: Sequence[Turn], max_tokens: int) -> Any:
+        while True:
+            manners = self.manners.get(model, Manners())
+            values = {"model": model, "messages": list(turns), **manners.values(max_tokens)}
+            try:
+                return self.patience.ask(lambda: self.client.chat.completions.create(**values))  # noqa: B023
+            except ProviderError as error:
+                other = manners.after(str(error))
+                if other is None:
+                    raise
+                self.manners[model] = other
 
     def account(self) -> tuple[list[Any], list[Any], list[str]]:
         """(fine-tuning jobs, files, tuned models) of the account, as the SDK's own records."""

@@ -19,6 +19,7 @@ Kind = Literal["refused", "busy", "silent"]
 T = TypeVar("T")
 FIRST_PAUSE_S = 0.5
 LONGEST_PAUSE_S = 60.0
+NOTICEABLE_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +46,8 @@ class Patience:
     seconds: float
     sleep: Callable[[float], None] = time.sleep
     clock: Callable[[], float] = time.monotonic
+    tell: Callable[[str], None] = lambda text: None
+    """Told once when a call has to be waited for."""
 
     def ask(self, call: Callable[[], T]) -> T:
         """The call's answer. Raises ProviderError when refused, Interrupted when patience ends."""
@@ -59,7 +62,7 @@ class Patience:
         return self._insist(make, look)
 
     def _insist(self, call: Callable[[], T], rescue: Callable[[Trouble], T | None]) -> T:
-        started, pause = self.clock(), FIRST_PAUSE_S
+        started, pause, told = self.clock(), FIRST_PAUSE_S, False
         while True:
             try:
                 return call()
@@ -73,6 +76,9 @@ class Patience:
                 wait = pause * random.uniform(0.75, 1.25) if wait is None else wait
                 if self.clock() - started + wait > self.seconds:
                     raise Interrupted(self._gave_up(trouble, wait)) from None
+                if not told and self.clock() - started + wait > NOTICEABLE_S:
+                    told = True
+                    self.tell(f"{self._state(trouble)}; asked again for up to {self.seconds:.0f} s")
                 self.sleep(wait)
                 pause = min(2 * pause, LONGEST_PAUSE_S)
             found = rescue(trouble)
@@ -81,8 +87,11 @@ class Patience:
 
     def _gave_up(self, trouble: Trouble, wait: float) -> str:
         asked = f" and asks for {wait:.0f} s more" if trouble.retry_after_s else ""
-        word = "is busy" if trouble.kind == "busy" else "does not answer"
         return (
-            f"{self.provider}: {word} ({trouble.text}){asked}; waited {self.seconds:.0f} s "
-            "(hosted.patience_s). What was begun there goes on"
+            f"{self._state(trouble)}{asked}; waited {self.seconds:.0f} s (hosted.patience_s). "
+            "What was begun there goes on"
         )
+
+    def _state(self, trouble: Trouble) -> str:
+        word = "is busy" if trouble.kind == "busy" else "does not answer"
+        return f"{self.provider}: {word} ({trouble.text})"

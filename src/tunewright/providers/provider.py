@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+from tunewright.providers.patience import Patience
+
 Phase = Literal["waiting", "running", "paused", "succeeded", "failed", "cancelled"]
 FINAL = ("succeeded", "failed", "cancelled")
 Turn = Mapping[str, Any]
@@ -103,6 +105,7 @@ class Provider(Protocol):
 
     name: str
     rules: Rules
+    patience: Patience
     free: bool
     """True for a server on this machine, which sends no bill."""
 
