@@ -7,6 +7,7 @@ What was fetched or answered is not fetched or paid for twice; nothing in the fo
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -15,7 +16,7 @@ from typing import Any
 
 from tunewright.config import Recipe, parse_recipe
 from tunewright.data.prepare import Prepared
-from tunewright.errors import DataError, ProviderError, RecipeError, Refusal
+from tunewright.errors import DataError, ProviderError, RecipeError, Refusal, UserError
 from tunewright.evaluate.saved import save_predictions
 from tunewright.hosted_asking import answer_limit, ask_systems
 from tunewright.hosted_cost import Asked, Consent, forecast_hosted, get_consent
@@ -31,6 +32,7 @@ from tunewright.setup import first_by_content
 from tunewright.store import write_atomic, write_json
 
 OLD = "old_model"
+PLAIN_ID = re.compile(r"[A-Za-z0-9_:-][A-Za-z0-9_.:-]*")
 SEEN = (
     "# The old model has seen these test rows: its job had no validation file. Its recorded\n"
     "# answers look better than on new rows; give data.test a file that it never saw.\n"
@@ -63,10 +65,12 @@ class Move:
     base_model: str | None = None
     names: dict[str, str] = field(default_factory=dict)
     """File id to the name it had there."""
+    sizes: dict[str, int] = field(default_factory=dict)
+    """File id to its bytes there."""
 
     def fetch(self, file: str, folder: str) -> Path | None:
         """A file of the account, fetched once; None where it is gone."""
-        name = f"{file}-{Path(self.names.get(file, 'rows.jsonl')).name}"
+        name = f"{_plain(file)}-{Path(self.names.get(file, 'rows.jsonl')).name}"
         path = self.out / folder / name
         if path.exists():
             return path
@@ -74,6 +78,13 @@ class Move:
             content = self.provider.download(file)
         except ProviderError as error:
             self.journal.warn(f"{file}: not fetched: {error}")
+            return None
+        size = self.sizes.get(file, len(content))
+        if size != len(content):
+            self.journal.warn(
+                f"{file}: {len(content):,} bytes came, the account speaks of {size:,}; "
+                "not kept, run again"
+            )
             return None
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(path, content)
@@ -95,9 +106,14 @@ def migrate_openai(
     Leaves inventory.json, jobs/, files/, results/, recipes/ and recorded/ below out. record: put
     the test rows to every tuned model that still answers, after consent. Raises ProviderError.
     """
+    check_ours(out / "inventory.json")
     jobs, files, models = provider.account()
     out.mkdir(parents=True, exist_ok=True)
-    move = Move(provider, out, journal, base_model, {str(f.id): str(f.filename) for f in files})
+    move = Move(
+        provider, out, journal, base_model,
+        names={str(f.id): str(f.filename) for f in files},
+        sizes={str(f.id): int(f.bytes) for f in files if isinstance(f.bytes, int)},
+    )  # fmt: skip
     moved: list[Moved] = []
     recipes: dict[str, tuple[Recipe, Prepared]] = {}
     with journal.progress(f"moving {len(jobs)} jobs", float(max(1, len(jobs)))) as advance:
@@ -120,11 +136,30 @@ def migrate_openai(
     return moved, inventory
 
 
+def check_ours(inventory: Path) -> None:
+    """Raise UserError where an inventory stands that no migration wrote."""
+    if not inventory.exists():
+        return
+    try:
+        found = json.loads(inventory.read_bytes())
+    except ValueError:
+        found = None
+    if not (isinstance(found, dict) and "moved" in found):
+        raise UserError(f"{inventory}: not written by migrate; give another folder with --out")
+
+
+def _plain(name: str) -> str:
+    """An id of the account as part of a file's name. Raises ProviderError for a path."""
+    if not PLAIN_ID.fullmatch(name):
+        raise ProviderError(f"the account has an id that no file can have: {name[:80]!r}")
+    return name
+
+
 def _move_job(
     move: Move, job: Mapping[str, Any], recipes: dict[str, tuple[Recipe, Prepared]]
 ) -> Moved:
     """Fetch what a job used and left behind, and make its recipe."""
-    key = str(job["id"])
+    key = _plain(str(job["id"]))
     path = move.out / "jobs" / f"{key}.json"
     path.parent.mkdir(exist_ok=True)
     write_json(path, job)

@@ -8,7 +8,7 @@ from tests.providers.openai_emulator import dumps
 
 from tunewright.cli.main import run
 from tunewright.config import read_recipe
-from tunewright.errors import ProviderError, Refusal
+from tunewright.errors import Interrupted, ProviderError, Refusal, UserError
 from tunewright.journal import Journal, silence
 from tunewright.migrating import migrate_openai
 from tunewright.pipeline import train
@@ -124,6 +124,43 @@ def test_nothing_is_asked_without_a_yes_and_what_is_gone_is_told(account, openai
     with pytest.raises(Refusal, match="asking 9 old models"):
         move(tmp_path / "b", consent=lambda told, usd: False, ask=prices)
     assert account.num_asked == 0
+
+
+def test_a_download_that_breaks_off_goes_on_where_it_was(account, openai_url, tmp_path):
+    fill(account)
+    account.faults.order("GET", "/content", status=503, times=10**6)
+    provider = open_openai(None, patience_s=0.1)
+    with pytest.raises(Interrupted, match="does not answer"):
+        migrate_openai(provider, tmp_path / "m", silence(), consent=lambda told, usd: True)
+    account.faults.ordered.clear()
+    account.faults.order("GET", "/content", lost=True, times=3)
+    moved, _ = move(tmp_path / "m", record=False)
+    assert sum(bool(m.recipe) for m in moved) == 12
+
+
+def test_half_a_file_is_not_kept(account, openai_url, tmp_path):
+    fill(account)
+    file = next(iter(account.jobs.values()))["training_file"]
+    whole = account.content[file]
+    account.content[file] = b"<html>please log in</html>"
+    moved, _ = move(tmp_path / "m", record=False)
+    assert [m.note for m in moved if m.note] == ["its training file is gone"]
+    assert not list((tmp_path / "m" / "files").glob(f"{file}*"))
+    account.content[file] = whole
+    assert all(m.recipe for m in move(tmp_path / "m", record=False)[0])
+
+
+def test_files_of_others_are_left_alone(account, openai_url, tmp_path):
+    fill(account)
+    (tmp_path / "inventory.json").write_text('{"mine": 1}')
+    with pytest.raises(UserError, match="not written by migrate"):
+        move(tmp_path)
+    assert json.loads((tmp_path / "inventory.json").read_text()) == {"mine": 1}
+    assert not account.faults.requests
+    next(iter(account.jobs.values()))["id"] = "../../evil"
+    with pytest.raises(ProviderError, match="no file can have"):
+        move(tmp_path / "m", record=False)
+    assert not (tmp_path / "evil.json").exists()
 
 
 def test_a_bad_key_is_one_line(account, openai_url, tmp_path, monkeypatch):
