@@ -16,7 +16,7 @@ from tunewright.evaluate.score import score
 from tunewright.evaluate.verdict import judge
 from tunewright.hosted_asking import Spent, answer_limit, ask_systems
 from tunewright.hosted_cost import question_usd, train_price
-from tunewright.hosted_rivals import local_rivals, runs_beside
+from tunewright.hosted_rivals import describe_beside, local_rivals, runs_beside
 from tunewright.hosted_run import HostedRun, choose_metrics
 from tunewright.metrics.table import find_metric, lacks
 from tunewright.pipeline import note_state
@@ -86,7 +86,7 @@ def make_report(
         "card": read_json(run.folder.card),
         "environment": {
             "tunewright": version("tunewright"), "provider": run.provider.name, "job": job.id,
-            "tuned model": job.model,
+            "tuned model": job.model, **describe_beside(recipe),
         },
         "primary_metric": metrics[0],
         "warnings": run.journal.warnings,

@@ -54,6 +54,21 @@ def check_beside(recipe: Recipe) -> None:
             )
 
 
+def describe_beside(recipe: Recipe) -> dict[str, str]:
+    """What stands behind each name of evaluation.beside, in words for the report."""
+    told = {}
+    for name, item in recipe.evaluation.beside.items():
+        if item.run is not None:
+            told[name] = f"{item.system} of {item.run}"
+            continue
+        which = "the same" if item.examples == "drawn" else "its nearest"
+        shots = (
+            f", {which} {item.num_few_shot} examples in every prompt" if item.num_few_shot else ""
+        )
+        told[name] = f"{item.model} at {item.provider}, prompted{shots}"
+    return told
+
+
 def runs_beside(recipe: Recipe, test: Sequence[Example]) -> dict[str, list[Prediction]]:
     """Answers of other runs to the same test rows, in their order. Raises RecipeError where a run
     was judged on other rows.

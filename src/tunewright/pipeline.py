@@ -40,7 +40,7 @@ from tunewright.evaluate.score import score
 from tunewright.evaluate.verdict import judge
 from tunewright.grading import make_graded
 from tunewright.hosted_cost import Consent
-from tunewright.hosted_rivals import answer_beside, price_beside
+from tunewright.hosted_rivals import answer_beside, describe_beside, price_beside
 from tunewright.journal import Journal, open_tracker, silence
 from tunewright.judging import check_judge, measure_agreement, with_judge
 from tunewright.learning import check_preferences, objective_of, with_references
@@ -521,7 +521,7 @@ def _report(
         "steps": _thinned(read_jsonl(folder.steps)),
         "evaluations": read_jsonl(folder.evaluations),
         "card": read_json(folder.card),
-        "environment": environment(setup.device),
+        "environment": {**environment(setup.device), **describe_beside(setup.recipe)},
         "forecast_version": VERSION,
         "primary_metric": metrics[0],
     }

@@ -4,6 +4,7 @@ import json
 from datetime import date
 
 import pytest
+from tests.model_zoo import make_tiny
 from tests.providers.conftest import write_chats, write_rows
 from tests.providers.openai_emulator import KEY, error_body
 
@@ -12,6 +13,7 @@ from tunewright.errors import DataError, Interrupted, ProviderError, RecipeError
 from tunewright.hosted import cancel_hosted, train_hosted
 from tunewright.hosted_cost import table_name
 from tunewright.journal import Journal
+from tunewright.pipeline import train
 from tunewright.prices import Price, Prices
 from tunewright.providers.openai import open_openai
 from tunewright.report.files import read_report
@@ -408,6 +410,33 @@ def test_a_tuned_model_that_is_tuned_further_costs_what_its_base_does():
     assert table_name("train_tokens", tuned, prices) == "gpt-4.1-mini"
     assert table_name("input_tokens", f"ft:{tuned}", prices) == "ft:gpt-4.1-mini"
     assert table_name("input_tokens", tuned, prices) == "ft:gpt-4.1-mini"
+
+
+def test_tuned_here_tuned_there_and_prompted_in_one_report(account, openai_url, tmp_path):
+    data = write_rows(tmp_path)
+    here = recipe_for(
+        data, provider="here", base_model=str(make_tiny("bert", tmp_path / "tiny")), task="classify",
+        adapter={"method": "full"}, training={"max_steps": 2, "num_threads": 1},
+        evaluation={"baselines": ["majority"]},
+    )  # fmt: skip
+    train(here, tmp_path / "here", Journal())
+    beside = {
+        "here": {"run": str(tmp_path / "here")},
+        "large": {"provider": "openai", "model": "gpt-4.1", "num_few_shot": 2},
+    }
+    report = go(recipe_for(data, evaluation={"beside": beside}), tmp_path / "there")
+    accuracy = {r.system: r.metrics["accuracy"].value for r in report.results}
+    assert accuracy["tuned"] == 1.0 and accuracy["here"] < 1.0 and accuracy["large"] == 0.0
+    paired = {c.b: c for c in report.comparisons}
+    assert paired["here"].n == paired["large"].n == len(list(read_rows_of(tmp_path / "here")))
+    page = (tmp_path / "there" / "report.html").read_text()
+    assert "gpt-4.1 at openai" in page and "tuned of" in page
+
+
+def read_rows_of(folder):
+    for line in map(json.loads, (folder / "predictions.jsonl").open()):
+        if line["system"] == "tuned" and line["split"] == "test":
+            yield line
 
 
 def test_plan_checks_and_prices_and_sends_nothing(account, openai_url, tmp_path, monkeypatch):
