@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import math
 import sys
+from dataclasses import replace
+from datetime import date, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +26,8 @@ from tunewright.decide.benefit import (
     find_value,
     request_usd,
 )
+from tunewright.price_desk import MissingFigureError, PriceDesk
+from tunewright.prices import STALE_DAYS, Price, Prices
 
 PROJECTS = 500
 SEEDS = (1, 2, 3, 4, 5)
@@ -91,6 +95,32 @@ def hand_cases():
     return sum(abs(computed - by_hand) <= allowed for _, computed, by_hand, allowed in CASES)
 
 
+def price_cases():
+    """How many of six ways that a price can be wrong, or right, end as they should."""
+    today = date(2026, 11, 25)
+
+    def kept(name, *rows, says=None):
+        desk = PriceDesk(Prices(table=rows), today, (lambda key, why: says) if says else None)
+        try:
+            usd = desk.price("train_tokens", name)
+        except MissingFigureError:
+            return "refused", 0
+        return usd, len(desk.warnings)
+
+    fresh = Price("train_tokens", "m", 2.0, "a page", today)
+    other = replace(fresh, usd=3.0, source="another page")
+    old = replace(fresh, read_on=today - timedelta(days=STALE_DAYS + 1))
+    ends = [
+        kept("m") == ("refused", 0),
+        kept("m", says=5.0) == (5.0, 0),
+        kept("m", fresh, other) == ("refused", 0),
+        kept("m", fresh, other, says=5.0) == (5.0, 0),
+        kept("m", old) == (2.0, 1),
+        kept("m", fresh) == (2.0, 0),
+    ]
+    return sum(ends)
+
+
 def main() -> None:
     played = {seed: play(seed) for seed in SEEDS}
     first = played[SEEDS[0]]
@@ -110,6 +140,8 @@ def main() -> None:
         "benefit",
         [
             at_least("sums worked out by hand, to the cent, of 20", hand_cases(), 20),
+            at_least("prices that are missing, stale, in conflict: asked for, refused, warned of; "
+                     "of 6", price_cases(), 6),
             at_least("GO is right, 500 projects", share(first, "GO", True), 90, "%"),
             at_least("STOP is right, 500 projects", share(first, "STOP", False), 90, "%"),
             at_most("PILOT, 500 projects", pilots(first), 35, "%"),

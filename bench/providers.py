@@ -32,7 +32,10 @@ CASES = {
     "google, every job state and error; lost answers; killed before the id was noted": (
         f"{FOLDER}/test_hosted_google.py", 20,
     ),
-    "migrate: 12 jobs, 12 recipes, each trains": (f"{FOLDER}/test_migrating.py", 6),
+    "hosted runs in use: asked, talked to, watched by the log, tuned again": (
+        f"{FOLDER}/test_hosted_use.py", 10,
+    ),
+    "migrate: 12 jobs, 12 recipes, each trains": (f"{FOLDER}/test_migrating.py", 9),
 }  # fmt: skip
 
 
