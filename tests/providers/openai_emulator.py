@@ -164,9 +164,10 @@ class OpenAIEmulator:
             )
         shots = sum(turn["role"] == "assistant" for turn in turns)
         text = model.reply(question) if model else f"I know {shots} examples"
-        usage = {"prompt_tokens": 10 * len(turns), "completion_tokens": 2,
-                 "total_tokens": 10 * len(turns) + 2,
-                 "prompt_tokens_details": {"cached_tokens": 8 if shots else 0}}  # fmt: skip
+        read = 10 * len(turns)
+        cached = read - read % 128 if shots and read >= 1024 else 0
+        usage = {"prompt_tokens": read, "completion_tokens": 2, "total_tokens": read + 2,
+                 "prompt_tokens_details": {"cached_tokens": cached}}  # fmt: skip
         choice = {"index": 0, "finish_reason": "stop", "logprobs": None,
                   "message": {"role": "assistant", "content": text, "refusal": None}}  # fmt: skip
         return JSONResponse(
