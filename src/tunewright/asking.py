@@ -21,7 +21,7 @@ from tunewright.evaluate.saved import read_predictions
 from tunewright.evaluate.score import score
 from tunewright.hosted_cost import Consent
 from tunewright.hosted_use import HostedChat, elsewhere_error, is_hosted, open_hosted
-from tunewright.journal import Journal
+from tunewright.journal import ConsoleJournal, Journal
 from tunewright.metrics.table import check_metrics, metrics_for
 from tunewright.model.device import choose_precision, keep_freed_memory, pick_device
 from tunewright.model.generate import stream_answer
@@ -167,7 +167,7 @@ def _in_words(answer: Output, text: str) -> str:
 def open_chat(what: str) -> ChatSession | HostedChat:
     """A session with a run, adapter, folder or hub model. Raises ModelError."""
     if is_hosted(what):
-        return HostedChat(open_hosted(what))
+        return HostedChat(open_hosted(what, ConsoleJournal()))
     base, manifest = _load(what)
     check_answers(base)
     return ChatSession(_asker(base, manifest, base.task or "chat"))

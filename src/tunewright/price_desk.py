@@ -49,7 +49,8 @@ class PriceDesk:
             self.asked.append(Price(kind, name, usd, "asked for", self.today))
             found = replace(found, source=f"asked for, {self.today}", warnings=())
         self.warnings += [text for text in found.warnings if text not in self.warnings]
-        told = f"{kind} of {name}: ${usd:g} ({found.source})"
+        amount = f"{usd:g} kg a kWh" if kind == "carbon_kg" else f"${usd:g}"
+        told = f"{kind} of {name}: {amount} ({found.source})"
         if told not in self.sources:
             self.sources.append(told)
         return usd
