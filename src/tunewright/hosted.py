@@ -58,15 +58,26 @@ def train_hosted(
             journal.say(f"{folder.path}: finished already; nothing left to do")
             return read_report(folder.report_json)
         run = _prepare(recipe, folder, journal, provider, resume=resume)
-        order_job(run, consent, ask)
-        note_state(folder, stage="training")
-        job = follow(run)
-        note_state(folder, stage="evaluating")
-        predictions, spent = answer_test(run, job)
+        try:
+            order_job(run, consent, ask)
+            note_state(folder, stage="training")
+            job = follow(run)
+            note_state(folder, stage="evaluating")
+            predictions, spent = answer_test(run, job)
+        except ProviderError as error:
+            raise _with_way_on(error, run) from None
         report = make_report(run, job, predictions, spent)
         write_report(folder, report)
         note_state(folder, stage="finished")
         return report
+
+
+def _with_way_on(error: ProviderError, run: HostedRun) -> ProviderError:
+    """The refusal with what goes on afterwards, where a run was begun and its job has not ended."""
+    noted = run.noted()
+    if not noted.get("key") or noted.get("phase") in ("failed", "cancelled"):
+        return error
+    return ProviderError(f"{error}; --resume with --run-dir {run.folder.path} goes on from here")
 
 
 def cancel_hosted(recipe: Recipe, run_dir: Path) -> Job:

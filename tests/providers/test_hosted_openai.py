@@ -131,9 +131,13 @@ def test_used_up_quota_ends_at_once(account, openai_url, tmp_path):
     body = error_body("You exceeded your current quota", kind="insufficient_quota",
                       code="insufficient_quota")  # fmt: skip
     account.faults.order("POST", "/fine_tuning/jobs", status=429, body=body, times=9)
-    with pytest.raises(ProviderError, match="quota is used up"):
-        go(recipe_for(write_rows(tmp_path)), tmp_path / "run")
+    recipe = recipe_for(write_rows(tmp_path))
+    with pytest.raises(ProviderError, match="quota is used up.*--resume with --run-dir"):
+        go(recipe, tmp_path / "run")
     assert account.faults.count("POST", "/fine_tuning/jobs") == 1
+    account.faults.ordered.clear()  # credit was added
+    go(recipe, tmp_path / "run", resume=True, consent=None)  # agreed to already
+    assert len(account.jobs) == 1 and len(account.files) == 2
 
 
 def test_a_storm_of_429_is_waited_out_as_long_as_it_asks(account, openai_url, tmp_path):

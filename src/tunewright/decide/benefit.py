@@ -394,7 +394,7 @@ def _sentences(decision: Decision, stakes: Stakes) -> list[str]:
     if math.isfinite(value.break_even_requests):
         said.append(f"Break-even at {value.break_even_requests:,.0f} requests a month.")
     else:
-        said.append("No number of requests pays for it: each request costs more than it saves.")
+        said.append("No number of requests pays for it: a request saves no more than it costs.")
     return said
 
 
