@@ -89,6 +89,10 @@ def test_own_figures_go_first(tmp_path):
         ("device_hour: {x: -1}", "give a number"),
         ("device_hour: {x: {source: me}}", "no usd"),
         ("device_hour: {x: 1", "not valid YAML"),
+        ("- 5", "a file of prices is a table"),
+        ("device_hour: [1, 2]", "must be a number, or names"),
+        ("device_hour: {x: .nan}", "give a number"),
+        ("device_hour: {x: {usd: 2, low: 3, high: 1}}", "low, usd and high in rising order"),
     ],
 )
 def test_bad_files_are_told_in_one_line(tmp_path, text, match):

@@ -20,6 +20,7 @@ from tunewright.asking import make_rendering, open_asker
 from tunewright.data.render import Rendering
 from tunewright.errors import ModelError, RunError
 from tunewright.evaluate.predict import Asker, hidden_means, vectors_of
+from tunewright.hosted_use import elsewhere_error, is_hosted
 from tunewright.model.catalog import resolve_model
 from tunewright.model.engine import Engine
 from tunewright.model.load import load_base
@@ -116,6 +117,8 @@ def _find_one(source: str) -> Served:
     name = path.resolve().name if path.exists() else source
     folder = RunFolder(path).model if (path / "model").is_dir() else path
     if path.is_dir() and (path / "recipe.yaml").exists() and not (path / "model").is_dir():
+        if is_hosted(source):
+            raise elsewhere_error(source)
         raise RunError(f"{source}: this run has no model yet; finish it with --resume")
     if not folder.is_dir():
         return Served(name, source, "embedding" if _is_encoder(source) else "text", 0)

@@ -90,4 +90,12 @@ def keep_asked(asked: Sequence[Price], folder: RunFolder) -> None:
             kinds.setdefault(p.kind, {})[p.name] = {
                 "usd": p.usd, "source": p.source, "read_on": p.read_on,
             }  # fmt: skip
-        write_atomic(folder.prices, yaml.safe_dump(kinds, sort_keys=False))
+        write_atomic(folder.prices, yaml.dump(kinds, Dumper=_WholeDumper, sort_keys=False))
+
+
+class _WholeDumper(yaml.SafeDumper):
+    """Writes equal values out each time: aliases are not read back."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        """True for everything."""
+        return True

@@ -195,7 +195,10 @@ def read_prices(path: Path | None, today: date) -> Prices:
         text = path.read_bytes()
     except OSError as error:
         raise RecipeError(f"{path}: cannot be read ({error.strerror}); check the path") from error
-    values = load_yaml(text, str(path), {})
+    try:
+        values = load_yaml(text, str(path), {})
+    except RecipeError as error:
+        raise RecipeError(str(error).replace("a recipe is", "a file of prices is")) from None
     own = [
         _own_price(path, kind, name, entry, today)
         for kind, entries in values.items()
@@ -232,6 +235,9 @@ def _own_price(path: Path, kind: str, name: Any, entry: Any, today: date) -> Pri
             raise RecipeError(f"{place}: {key} is {value!r}; give a number of dollars")
     if "usd" not in figures:
         raise RecipeError(f"{place}: no usd; give a number of dollars")
+    ends = [figures[key] for key in ("low", "usd", "high") if key in figures]
+    if ends != sorted(ends):
+        raise RecipeError(f"{place}: low, usd and high in rising order, these are {ends}")
     read_on = given.get("read_on", today)
     if not isinstance(read_on, date):
         raise RecipeError(f"{place}: read_on is {read_on!r}; write it as 2026-11-24")

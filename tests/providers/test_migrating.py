@@ -134,7 +134,8 @@ def test_a_download_that_breaks_off_goes_on_where_it_was(account, openai_url, tm
         migrate_openai(provider, tmp_path / "m", silence(), consent=lambda told, usd: True)
     account.faults.ordered.clear()
     account.faults.order("GET", "/content", lost=True, times=3)
-    moved, _ = move(tmp_path / "m", record=False)
+    patient = open_openai(None, patience_s=30, sleep=lambda seconds: None)
+    moved, _ = migrate_openai(patient, tmp_path / "m", silence(), record=False, consent=None)
     assert sum(bool(m.recipe) for m in moved) == 12
 
 
