@@ -24,7 +24,7 @@ DEV_READY := $(VENV)/.ready-dev
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help run setup test test-all check docs bars bench browser clean
+.PHONY: help run setup test test-all check docs bars bench stories audit sbom browser clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -41,8 +41,8 @@ test-all: check browser ## the slow tests too
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) -m "not gpu" $(ARGS)
 
 check: $(DEV_READY) ## formatting, lint and types
-	$(BIN)/ruff format --check src tests bench
-	$(BIN)/ruff check src tests bench
+	$(BIN)/ruff format --check src tests bench .ci
+	$(BIN)/ruff check src tests bench .ci
 	$(BIN)/mypy
 
 docs: $(DEV_READY) ## build the documentation as a site in build/site
@@ -54,10 +54,19 @@ bars: $(RUN_READY) ## every bar in bench/results: figure, goal, pass or short
 
 bench: $(DEV_READY) $(PEERS)/.ready ## run the benchmarks anew (hours); see bench/README.md
 	@for script in bench/*.py; do \
-		case "$$script" in bench/bars.py|bench/record.py|bench/shapes.py) continue;; esac; \
+		case "$$script" in bench/bars.py|bench/record.py|bench/shapes.py|bench/story_rows.py) continue;; esac; \
 		echo "== $$script"; $(BIN)/python "$$script" $(ARGS) || exit 1; \
 	done
 	@$(BIN)/python bench/bars.py
+
+stories: $(DEV_READY) ## the three tutorials, played in full with their rows (an hour); ARGS=fraud for one
+	$(BIN)/python bench/stories.py $(ARGS)
+
+audit: $(DEV_READY) ## known vulnerabilities of what constraints.txt pins; says so where nobody could be asked
+	@$(BIN)/python .ci/audit.py
+
+sbom: $(RUN_READY) ## the software bill of materials, CycloneDX, to build/sbom.json
+	@$(BIN)/python .ci/sbom.py build/sbom.json
 
 # The tools that we are measured against, pinned, in an environment of their own.
 $(PEERS)/.ready: bench/peers.txt | $(BIN)/python

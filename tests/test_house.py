@@ -78,6 +78,7 @@ FLOORS = (
         "pipeline",
         "asking",
         "watching",
+        "trusting",
         "lifecycle",
         "access",
         "releases",

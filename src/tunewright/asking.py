@@ -8,21 +8,25 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from tunewright.config import Recipe, parse_recipe
 from tunewright.data.columns import Layout, find_layout
 from tunewright.data.formats import read_rows
+from tunewright.data.misspell import misspell_rows
 from tunewright.data.prepare import read_for_evaluation
 from tunewright.data.render import Rendering, render_prompts
-from tunewright.errors import DataError, ModelError, RunError
+from tunewright.errors import DataError, ModelError, RecipeError, RunError
 from tunewright.evaluate.compare import compare as compare_predictions
 from tunewright.evaluate.details import make_details
-from tunewright.evaluate.predict import Asker, Scale
+from tunewright.evaluate.predict import Asker, Scale, draw_answers
 from tunewright.evaluate.saved import read_predictions
 from tunewright.evaluate.score import score
 from tunewright.hosted_cost import Consent
 from tunewright.hosted_use import HostedChat, elsewhere_error, is_hosted, open_hosted
 from tunewright.journal import ConsoleJournal, Journal
-from tunewright.metrics.table import check_metrics, metrics_for
+from tunewright.metrics.code import pass_at_k
+from tunewright.metrics.table import check_metrics, find_metric, metrics_for
 from tunewright.model.device import choose_precision, keep_freed_memory, pick_device
 from tunewright.model.generate import stream_answer
 from tunewright.model.load import Base, longest_input
@@ -39,6 +43,14 @@ LAYOUT_ROWS = 2000
 """Rows from which the layout of a file is found."""
 
 
+@dataclass(frozen=True, slots=True)
+class Draws:
+    """How many answers are drawn for a row, and how freely."""
+
+    count: int
+    temperature: float = 0.8
+
+
 def evaluate(
     what: str,
     data: str,
@@ -46,11 +58,15 @@ def evaluate(
     *,
     metrics: Sequence[str] | None = None,
     split: str | None = None,
+    misspelt: float = 0.0,
+    draws: Draws | None = None,
     consent: Consent | None = None,
     ask: Ask | None = None,
 ) -> Report:
     """Judge a run, adapter, folder or hub model on any data.
 
+    misspelt: share of words that are written otherwise first, as one does to get past a filter.
+    draws: answers drawn beside the greedy one, for pass@k of the deciding metric.
     consent, ask: of a run that was tuned elsewhere, before its answers are paid for.
 
     A Report whose only system is `tuned`, without a verdict: there is nothing to compare with.
@@ -60,6 +76,8 @@ def evaluate(
     examples = read_for_evaluation(data, section, layout, journal, split)
     if not examples:
         raise DataError(f"{data}: no rows to judge on; give a file with labelled rows")
+    if misspelt:
+        examples = misspell_rows(examples, layout.task, share=misspelt, seed=SEED)
     if asker.rendering.prefers:
         layout = replace(layout, task="classify", labels=PREFERRED)
         metrics = metrics or ("accuracy",)
@@ -69,6 +87,9 @@ def evaluate(
         predictions = asker.predict(
             examples, system="tuned", split="test", advance=lambda done: advance(done, "")
         )
+    if draws is not None:
+        predictions, more = _with_draws(asker, examples, predictions, names, draws, journal)
+        names = (*names, *more)
     result = score(predictions, names, labels=layout.labels, seed=SEED)
     details = make_details(
         {"tuned": predictions}, train=(), layout_labels=layout.labels, task=layout.task
@@ -84,6 +105,43 @@ def evaluate(
         because=(),
         details={**details, "primary_metric": names[0]},
     )
+
+
+def _with_draws(
+    asker: Asker,
+    examples: Sequence[Example],
+    predictions: Sequence[Prediction],
+    metrics: Sequence[str],
+    draws: Draws,
+    journal: Journal,
+) -> tuple[list[Prediction], tuple[str, ...]]:
+    """The predictions with pass@1, 2, 4 ... of the first metric that says right or wrong."""
+    if not isinstance(asker, Asker):
+        raise RecipeError("--draws: for models that are asked here, not at a provider")
+    right_by = [name for name in metrics if (m := find_metric(name)).yes_no and m.higher_is_better]
+    if asker.rendering.task not in ("generate", "chat") or not right_by:
+        raise RecipeError(
+            "--draws: for generate and chat, with a metric that says right or wrong, such as "
+            "exact_match"
+        )
+    with journal.progress(f"drawing {draws.count} answers a row", 1.0) as advance:
+        texts = draw_answers(asker, examples, count=draws.count, temperature=draws.temperature,
+                             seed=SEED, advance=lambda done: advance(done, ""))  # fmt: skip
+    metric = find_metric(right_by[0])
+    assert metric.rows is not None
+    right_N = np.zeros(len(predictions), dtype=np.int64)
+    for column in range(draws.count):
+        drawn = [replace(row, prediction=answers[column])
+                 for row, answers in zip(predictions, texts, strict=True)]  # fmt: skip
+        rows: Any = metric.rows(drawn, ())
+        right_N += np.asarray(rows[:, 0], dtype=np.int64)
+    ks = [k for k in (1, 2, 4, 8, 16, 32, 64) if k < draws.count] + [draws.count]
+    graded = [
+        replace(row, graded={**row.graded,
+                             **{f"pass@{k}": pass_at_k(int(c), draws.count, k) for k in ks}})
+        for row, c in zip(predictions, right_N, strict=True)
+    ]  # fmt: skip
+    return graded, tuple(f"pass@{k}" for k in ks)
 
 
 def compare(

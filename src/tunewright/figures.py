@@ -13,7 +13,13 @@ from typing import Any, TypeGuard
 SHARES = {
     "accuracy": "accuracy",
     "judge": "preference of the judge",
+    "coverage_at_precision": "share answered at precision",
+    "invented_slots": "answers with an invented slot",
     "json_valid": "valid JSON",
+    "recall_at_fpr": "recall at false-alarm rate",
+    "slot_f1": "slot F1",
+    "slots_right": "all slots right",
+    "wrong_slots": "answers with a wrong slot",
     "recall@1": "recall@1",
     "recall@10": "recall@10",
     "recall@5": "recall@5",
@@ -53,6 +59,7 @@ NUMBERS = {
     "pearson": "Pearson",
     "perplexity": "perplexity",
     "pr_auc": "PR-AUC",
+    "pr_auc_at_rate": "PR-AUC at rate",
     "r2": "R²",
     "reward": "reward",
     "rmse": "RMSE",
@@ -96,6 +103,8 @@ NOTHING = "–"
 def metric_title(metric: str) -> str:
     """ "f1_macro" -> "F1 (macro)", "f1[spam]" -> "F1 of spam"; unknown: without underscores."""
     name, bracket, label = metric.partition("[")
+    if bracket and "_at_" in name:
+        return f"{metric_title(name)} {label.removesuffix(']')}"
     if bracket:
         return f"{metric_title(name)} of {label.removesuffix(']')}"
     known = {**SHARES, **NUMBERS}
@@ -108,7 +117,7 @@ def metric_title(metric: str) -> str:
 def is_share(metric: str) -> bool:
     """True for metrics that count rows (accuracy, F1 ...): written in per cent and points."""
     name = metric.partition("[")[0]
-    return name in SHARES or _split_average(name)[0] in SHARES
+    return name in SHARES or _split_average(name)[0] in SHARES or name.startswith("pass@")
 
 
 def _split_average(name: str) -> tuple[str, str]:

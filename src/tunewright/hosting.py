@@ -11,7 +11,7 @@ from __future__ import annotations
 import threading
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -30,7 +30,7 @@ from tunewright.records import Example
 from tunewright.serve.batches import BatchRunner
 from tunewright.serve.text import TextRunner, TextServer
 from tunewright.serve.vllm import VllmServer
-from tunewright.store import RunFolder
+from tunewright.store import RunFolder, read_json
 
 Kind = Literal["text", "labels", "embedding"]
 WRITES = ("generate", "chat", "continue")
@@ -73,6 +73,8 @@ class LabelModel:
     runner: BatchRunner
     labels: tuple[str, ...]
     task: str
+    threshold: Mapping[str, Any] | None = None
+    """What `tunewright threshold` found for its run."""
 
 
 @dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
@@ -88,6 +90,7 @@ class _Loaded:
 
     runner: TextServer | BatchRunner
     asker: Asker | None = None
+    threshold: Mapping[str, Any] | None = None
     adapters: OrderedDict[str, _Adapter] = field(default_factory=OrderedDict)
     held: weakref.WeakSet[Any] = field(default_factory=weakref.WeakSet)
 
@@ -102,6 +105,11 @@ class _Adapter:
     rendering: Rendering
     max_new_tokens: int
     held: weakref.WeakSet[Any] = field(default_factory=weakref.WeakSet)
+
+
+def _threshold_of(source: str) -> Mapping[str, Any] | None:
+    place = RunFolder(Path(source)).threshold
+    return read_json(place) if place.is_file() else None
 
 
 def find_served(sources: Iterable[str]) -> list[Served]:
@@ -221,12 +229,13 @@ class Hosting:
 
         def load() -> _Loaded:
             asker = open_asker(model.source)
-            return _Loaded(BatchRunner(_labeller(asker), max_waiting=16 * self.max_waiting), asker)
+            runner = BatchRunner(_labeller(asker), max_waiting=16 * self.max_waiting)
+            return _Loaded(runner, asker, _threshold_of(model.source))
 
         def take(loaded: _Loaded) -> LabelModel:
             assert isinstance(loaded.runner, BatchRunner) and loaded.asker is not None
             how = loaded.asker.rendering
-            return LabelModel(loaded.runner, how.labels, how.task)
+            return LabelModel(loaded.runner, how.labels, how.task, loaded.threshold)
 
         return self._open(model.source, load, take)
 

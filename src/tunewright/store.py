@@ -107,6 +107,11 @@ class RunFolder:
         return self.path / "watch"
 
     @property
+    def threshold(self) -> Path:
+        """From which confidence on answers are used: what `threshold` found, what `serve` reads."""
+        return self.path / "threshold.json"
+
+    @property
     def job(self) -> Path:
         """Of a run that is trained elsewhere: the job there, its files, key and forecast."""
         return self.path / "job.json"

@@ -13,7 +13,8 @@ from tunewright.cli.main import app
 from tunewright.config import field_help, parse_recipe
 
 REPO = Path(__file__).parents[2]
-PAGES = sorted([*(REPO / "docs").glob("*.md"), REPO / "README.md"])
+TUTORIALS = REPO / "docs" / "tutorials"
+PAGES = sorted([*(REPO / "docs").glob("*.md"), *TUTORIALS.glob("*.md"), REPO / "README.md"])
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 INLINE = re.compile(r"`(tunewright [^`]+)`")
 PRICE_KEYS = ("device_hour", "kwh", "models", "tokens")

@@ -36,3 +36,15 @@ def test_bash():
         ("for f in *; do echo", ""), ("echo 'never closed", ""), ("", ""),
     )  # fmt: skip
     assert measure(rows, ["bash_valid"], ()) == {"bash_valid": 0.4}
+
+
+def test_pass_at_k_is_the_share_of_choices_that_hold_a_right_one() -> None:
+    from itertools import combinations
+
+    from tunewright.metrics.code import pass_at_k
+
+    for right in range(6):
+        answers = [True] * right + [False] * (5 - right)
+        for k in range(1, 6):
+            chosen = list(combinations(answers, k))
+            assert pass_at_k(right, 5, k) == pytest.approx(sum(map(any, chosen)) / len(chosen))

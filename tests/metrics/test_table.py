@@ -6,6 +6,7 @@ import pytest
 
 from tunewright.errors import RecipeError
 from tunewright.figures import NUMBERS, SHARES, is_share, metric_title
+from tunewright.metrics.points import AT
 from tunewright.metrics.table import (
     METRICS,
     PEERS_NAMES,
@@ -31,7 +32,7 @@ def test_every_metric_has_a_title_for_people() -> None:
     for name in METRICS:
         assert is_share(name) or name in NUMBERS, name
         assert metric_title(name)
-    assert set(SHARES) - {"f1", "precision", "recall"} <= set(METRICS)
+    assert set(SHARES) - {"f1", "precision", "recall", *AT} <= set(METRICS)
 
 
 def test_peers_names_lead_to_ours() -> None:
@@ -54,6 +55,16 @@ def test_metrics_of_one_label_may_have_any_label() -> None:
     check_metrics(["f1[spam]"], "classify", ("ham", "spam"))
     with pytest.raises(RecipeError, match="did you mean 'spam'"):
         check_metrics(["f1[spma]"], "classify", ("ham", "spam"))
+
+
+def test_metrics_at_a_point_carry_their_number() -> None:
+    check_metrics(["recall_at_fpr[0.01]", "pr_auc_at_rate[0.001]"], "classify", ("ham", "spam"))
+    assert metric_title("recall_at_fpr[0.01]") == "recall at false-alarm rate 0.01"
+    for name in ("recall_at_fpr[2]", "coverage_at_precision[x]", "pr_auc_at_rate[]"):
+        with pytest.raises(RecipeError, match="between 0 and 1"):
+            find_metric(name)
+    with pytest.raises(RecipeError, match=r"recall_at_fpr\[0.01\]"):
+        find_metric("recall_at_fpr")
 
 
 def test_a_metric_of_another_task_is_refused() -> None:

@@ -7,6 +7,7 @@ import base64
 import secrets
 import struct
 import time
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter
@@ -47,7 +48,10 @@ async def classify(body: Texts, http: HttpRequest) -> Response:
     name = f"clf-{secrets.token_hex(12)}"
     took_s = time.perf_counter() - begun
     keep_decisions(state, http, body.model, name, texts, predictions, took_s)
-    data = [_decision(number, item, model.labels) for number, item in enumerate(predictions)]
+    data = [
+        _decision(number, item, model.labels) | _use(item, model.labels, model.threshold)
+        for number, item in enumerate(predictions)
+    ]
     return JSONResponse({"object": "list", "id": name, "model": body.model, "data": data})
 
 
@@ -93,6 +97,20 @@ def _decision(number: int, item: Prediction, labels: tuple[str, ...]) -> dict[st
     if item.probabilities is not None:
         scores = dict(zip(labels, item.probabilities, strict=True))
     return {"index": number, "label": answer, "score": item.confidence, "scores": scores}
+
+
+def _use(
+    item: Prediction, labels: tuple[str, ...], threshold: Mapping[str, Any] | None
+) -> dict[str, bool]:
+    """Whether a person should answer, or an alarm is due, by the threshold of the run; else {}."""
+    value = None if threshold is None else threshold["value"]
+    if threshold is None or value is None:
+        return {}
+    if threshold["kind"] == "hand over":
+        return {"hand_over": item.confidence is None or item.confidence < value}
+    if item.probabilities is None or threshold["positive"] not in labels:
+        return {}
+    return {"alarm": item.probabilities[labels.index(threshold["positive"])] >= value}
 
 
 def _encode(vector: Any, encoding: str) -> Any:

@@ -26,6 +26,17 @@ def evaluate(
         str | None,
         typer.Option("--split", metavar="NAME", help="Which split of a hub dataset or folder."),
     ] = None,
+    misspell: Annotated[
+        float,
+        typer.Option(min=0, max=1, help="Write this share of words as spammers do, then ask."),
+    ] = 0.0,
+    draws: Annotated[
+        int | None,
+        typer.Option(min=1, max=256, help="Also draw so many answers a row, for pass@k."),
+    ] = None,
+    temperature: Annotated[
+        float, typer.Option(min=0.01, max=5, help="How freely --draws draws.")
+    ] = 0.8,
     yes: Yes = False,
     as_json: AsJson = False,
 ) -> Answer:
@@ -35,7 +46,9 @@ def evaluate(
 
     Example:
       tunewright evaluate runs/first --data new.csv
-      tunewright evaluate runs/first/model --data new.csv --metrics macro_f1,log_loss
+      tunewright evaluate runs/first/model --data new.csv --metrics f1_macro,log_loss
+      tunewright evaluate runs/fraud --data new.csv --misspell 0.3
+      tunewright evaluate runs/regex --data new.jsonl --metrics regex_equal --draws 8
 
     Exit status:
       0 done
@@ -45,13 +58,15 @@ def evaluate(
     """
     check_is_file_like(data)
 
+    from tunewright.asking import Draws
     from tunewright.asking import evaluate as evaluate_model
     from tunewright.cli.spending import ask_price, make_consent
     from tunewright.journal import ConsoleJournal
 
     names = split_names(metrics)
     report = evaluate_model(
-        what, data, ConsoleJournal(), metrics=names, split=split,
+        what, data, ConsoleJournal(), metrics=names, split=split, misspelt=misspell,
+        draws=Draws(draws, temperature) if draws else None,
         consent=make_consent(yes, as_json), ask=ask_price(as_json),
     )  # fmt: skip
     return answer_with_report(report, None)

@@ -71,7 +71,14 @@ def list_(server: Server = None, as_json: AsJson = False) -> Answer:
 
     with closing(open_server(server)) as database:
         found = list_keys(database)
-    return Answer({"keys": found}, lambda console: _print_table(found, console))
+
+    def show(console: Console) -> None:
+        if found:
+            _print_table(found, console)
+        else:
+            console.print("No keys; make one with: tunewright keys create NAME", markup=False)
+
+    return Answer({"keys": found}, show)
 
 
 def revoke(

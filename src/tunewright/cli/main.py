@@ -32,6 +32,7 @@ from tunewright.cli.retune import retune
 from tunewright.cli.runs import runs
 from tunewright.cli.search import search
 from tunewright.cli.serve import serve
+from tunewright.cli.threshold import threshold
 from tunewright.cli.train import train
 from tunewright.cli.watch import watch
 
@@ -87,6 +88,7 @@ COMMANDS: tuple[Callable[..., Answer], ...] = (
     compare,
     report,
     benefit,
+    threshold,
     export,
     chat,
     serve,

@@ -234,6 +234,30 @@ def generate(
     return [replace(p, graded=dict(found)) for p, found in zip(done, grades, strict=True)]
 
 
+def draw_answers(
+    asker: Asker,
+    examples: Sequence[Example],
+    *,
+    count: int,
+    temperature: float,
+    seed: int,
+    advance: Advance,
+) -> list[list[str]]:
+    """`count` answers per example, drawn at this temperature; every row has draws of its own."""
+    room = _prompt_room(asker)
+    prompts = [ids[-room:].tolist() for ids in render_prompts(examples, asker.rendering)]
+    answers = generate_answers(
+        asker.base,
+        [ids for ids in prompts for _ in range(count)],
+        max_new_tokens=asker.max_new_tokens,
+        temperature=temperature,
+        seed=seed,
+        on_progress=lambda done, total: advance(done / total),
+    )
+    texts = [answer.text.strip() for answer in answers]
+    return [texts[place : place + count] for place in range(0, len(texts), count)]
+
+
 def _prompt_room(asker: Asker) -> int:
     """Tokens of a prompt that leave room for an answer among the positions that a decoder has."""
     longest = longest_input(asker.base)

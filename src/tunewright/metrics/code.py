@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -38,6 +39,15 @@ def bash_rows(predictions: Sequence[Prediction], labels: Sequence[str]) -> Array
 def json_rows(predictions: Sequence[Prediction], labels: Sequence[str]) -> Array:
     """(n, 2): 1 where the answer is one JSON document, and 1."""
     return with_count([_is_json(answer_of(row)) for row in predictions])
+
+
+def pass_at_k(right: int, drawn: int, k: int) -> float:
+    """Probability that one of k of the drawn answers is right: 1 - C(drawn-right, k)/C(drawn, k).
+
+    Chen et al. 2021, "Evaluating Large Language Models Trained on Code": without bias, where the
+    share of rows with a right one among the first k would waste the others. k <= drawn.
+    """
+    return 1.0 - math.comb(drawn - right, k) / math.comb(drawn, k)
 
 
 def _bash_parser() -> Any:

@@ -173,12 +173,12 @@ def roc_auc(predictions: Sequence[Prediction], labels: Sequence[str]) -> Weighte
 
     Two classes: of the rarer label. More, or multi-label: mean over labels, one against the rest.
     """
-    return partial(_mean_over_labels, _scored_labels(predictions, labels), _roc_auc_of)
+    return partial(mean_over_labels, scored_labels(predictions, labels), _roc_auc_of)
 
 
 def pr_auc(predictions: Sequence[Prediction], labels: Sequence[str]) -> Weighted:
     """Average precision (no interpolation) as a function of weights_nB; labels as in roc_auc."""
-    return partial(_mean_over_labels, _scored_labels(predictions, labels), _average_precision_of)
+    return partial(mean_over_labels, scored_labels(predictions, labels), average_precision_of)
 
 
 def _counts(sums: Array) -> tuple[Array, Array, Array]:
@@ -196,7 +196,7 @@ def _averaged(part: Array, whole: Array, predicted: Array, true: Array, average:
     return ratio(per_class.sum(-1), present)
 
 
-def _scored_labels(
+def scored_labels(
     predictions: Sequence[Prediction], labels: Sequence[str]
 ) -> list[tuple[Array, NDArray[np.bool_]]]:
     """(scores, is positive) per label that decides; needs probabilities in label order."""
@@ -211,11 +211,12 @@ def _scored_labels(
     return [pair for pair in pairs if pair[1].any() and not pair[1].all()]
 
 
-def _mean_over_labels(
+def mean_over_labels(
     pairs: list[tuple[Array, NDArray[np.bool_]]],
     area: Callable[[Array, NDArray[np.bool_], Array], Array],
     weights_nB: Array,
 ) -> Array:
+    """`area` of each (scores, is positive) pair, averaged where it is defined: B values."""
     if not pairs:
         return np.full(weights_nB.shape[1], math.nan)
     areas = np.stack([area(scores, positive, weights_nB) for scores, positive in pairs])
@@ -223,7 +224,7 @@ def _mean_over_labels(
     return ratio(np.where(defined, areas, 0.0).sum(0), defined.sum(0), empty=math.nan)
 
 
-def _by_threshold(
+def weight_by_threshold(
     scores: Array, positive: NDArray[np.bool_], weights_nB: Array
 ) -> tuple[Array, Array]:
     """Positive and negative weight at each distinct score, highest first: two (T, B) arrays."""
@@ -237,14 +238,15 @@ def _by_threshold(
 
 
 def _roc_auc_of(scores: Array, positive: NDArray[np.bool_], weights_nB: Array) -> Array:
-    positive_TB, negative_TB = _by_threshold(scores, positive, weights_nB)
+    positive_TB, negative_TB = weight_by_threshold(scores, positive, weights_nB)
     above_TB = np.cumsum(positive_TB, axis=0) - positive_TB / 2
     area = (above_TB * negative_TB).sum(0)
     return ratio(area, positive_TB.sum(0) * negative_TB.sum(0), empty=math.nan)
 
 
-def _average_precision_of(scores: Array, positive: NDArray[np.bool_], weights_nB: Array) -> Array:
-    positive_TB, negative_TB = _by_threshold(scores, positive, weights_nB)
+def average_precision_of(scores: Array, positive: NDArray[np.bool_], weights_nB: Array) -> Array:
+    """Average precision for each column of weights; nan without positive weight."""
+    positive_TB, negative_TB = weight_by_threshold(scores, positive, weights_nB)
     found_TB = np.cumsum(positive_TB, axis=0)
     precision_TB = ratio(found_TB, found_TB + np.cumsum(negative_TB, axis=0))
     return ratio((precision_TB * positive_TB).sum(0), found_TB[-1], empty=math.nan)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from tunewright.errors import DataError, RecipeError
-from tunewright.metrics import calibration, code, labels, regression, spans, text
+from tunewright.metrics import calibration, code, labels, points, regression, slots, spans, text
 from tunewright.records import Example, Output, Prediction, Task
 
 Array = NDArray[np.float64]
@@ -60,13 +60,24 @@ class Metric:
 
 
 def find_metric(name: str) -> Metric:
-    """The metric of this name; "f1[spam]" is the F1 of one label. Raises RecipeError."""
+    """The metric of this name. Raises RecipeError.
+
+    "f1[spam]" is the F1 of one label, "recall_at_fpr[0.01]" the recall at a false-alarm rate.
+    """
     if name in METRICS:
         return METRICS[name]
     kind, bracket, label = name.partition("[")
     if bracket and kind in ONE_LABEL and label.endswith("]"):
         return ONE_LABEL[kind](label[:-1])
-    known = [*METRICS, *(f"{kind}[LABEL]" for kind in ONE_LABEL)]
+    if name.startswith("pass@") and name[5:].isdigit() and int(name[5:]) > 0:
+        return _graded(name, f"share of rows with a right answer among {name[5:]} drawn", WRITE)
+    if bracket and kind in points.AT and label.endswith("]"):
+        return _at_number(name, kind, label[:-1])
+    known = [
+        *METRICS,
+        *(f"{kind}[LABEL]" for kind in ONE_LABEL),
+        *(f"{k}[0.01]" for k in points.AT),
+    ]
     near = difflib.get_close_matches(name.lower(), [item.lower() for item in known], 1, 0.6)
     spelled = {item.lower(): item for item in known}
     hint = PEERS_NAMES.get(name.lower()) or (spelled[near[0]] if near else "")
@@ -81,7 +92,8 @@ def check_metrics(names: Sequence[str], task: Task, label_names: Sequence[str] =
         if task not in metric.tasks:
             fitting = ", ".join(key for key, item in METRICS.items() if task in item.tasks)
             raise RecipeError(f"evaluation.metrics: {name} is not for {task}; known: {fitting}")
-        label = name.partition("[")[2].removesuffix("]")
+        kind, _, label = name.partition("[")
+        label = "" if kind in points.AT else label.removesuffix("]")
         if label and label_names and label not in label_names:
             near = difflib.get_close_matches(label, label_names, 1, 0.0)
             raise RecipeError(
@@ -260,6 +272,19 @@ def _one_span_label(label: str, value: Callable[[Array], Array], what: str) -> M
     return Metric(TAG, f"{what} of {label}", rows=rows, value=value)
 
 
+def _at_number(name: str, kind: str, number: str) -> Metric:
+    try:
+        at = float(number)
+    except ValueError:
+        at = math.nan
+    if not 0 < at < 1:
+        raise RecipeError(f"evaluation.metrics: {name}: {number!r} is no share between 0 and 1; "
+                          f"write {kind}[0.01]")  # fmt: skip
+    description, weighted = points.AT[kind]
+    needs: Needs = "confidence" if kind == "coverage_at_precision" else "probabilities"
+    return Metric(CLASSIFY, description, weighted=partial(weighted, at=at), needs=needs)
+
+
 # What other tools call our metrics; an unknown name that stands here is answered with ours.
 PEERS_NAMES = {
     "acc": "accuracy",
@@ -347,6 +372,24 @@ METRICS: dict[str, Metric] = {
     ),
     "bash_valid": _answers("answers that parse as bash", rows=code.bash_rows, yes_no=True),
     "json_valid": _answers("answers that are JSON", rows=code.json_rows, yes_no=True),
+    "slots_right": _answers(
+        "JSON answers with exactly the right slots", rows=slots.slots_right_rows, yes_no=True
+    ),
+    "slot_f1": Metric(
+        WRITE, "F1 of slots, name and value", rows=slots.slot_count_rows, value=labels.f1_of
+    ),
+    "wrong_slots": _answers(
+        "answers with a wrong slot, or that are no JSON object",
+        rows=slots.wrong_slots_rows,
+        yes_no=True,
+        higher_is_better=False,
+    ),
+    "invented_slots": _answers(
+        "answers with a value that was never said",
+        rows=slots.invented_slots_rows,
+        yes_no=True,
+        higher_is_better=False,
+    ),
     "token_f1": _answers("words shared with the best reference", rows=text.token_f1_rows),
     "bleu": _corpus("corpus BLEU of sacrebleu", rows=text.bleu_rows, value=text.bleu_of),
     "chrf": _corpus("corpus chrF of sacrebleu", rows=text.chrf_rows, value=text.chrf_of),
