@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from tunewright.piloting import PilotReport
     from tunewright.planning import Plan
     from tunewright.records import Comparison, Finding, Report
+    from tunewright.trusting import Threshold
 
 TABLES = Path("runs") / "tables"
 
@@ -276,6 +277,18 @@ def benefit(run: str | Path | Run, **settings: Any) -> dict[str, Any]:
     worth, _ = weigh_run(folder, overrides, prices=None, today=today)
     document: dict[str, Any] = to_plain(worth_document(worth))
     return document
+
+
+def threshold(run: str | Path | Run, *, unknown: Any = None, **wish: Any) -> Threshold:
+    """From which confidence on answers are used; wish: precision, false_alarms, or costs.
+
+    unknown: rows of no known label, as data or by name. Raises UserError.
+    """
+    from tunewright.trusting import Wish, find_threshold
+
+    rows = None if unknown is None else place_of(unknown)
+    folder = open_run(_name_of(run)).folder
+    return find_threshold(folder, Wish(**wish), ConsoleJournal(), unknown=rows)
 
 
 def export(run: str | Path | Run, to: str, out: str | Path) -> Exported:
