@@ -53,6 +53,55 @@ def test_a_full_queue_drops_and_counts_and_nobody_waits(tmp_path):
     assert capture.kept == taken
 
 
+def test_a_full_disk_is_waited_for_and_leaves_no_half_line(tmp_path, monkeypatch):
+    from tunewright.serve import capture as module
+
+    full = True
+    plain = module._append_whole
+
+    def append(path, data):
+        if full:  # half of it reaches the disk, then there is no space
+            with open(path, "ab", buffering=0) as file:
+                before = file.tell()
+                file.write(data[: len(data) // 2])
+                file.truncate(before)
+            raise OSError(28, "No space left on device")
+        plain(path, data)
+
+    monkeypatch.setattr(module, "_append_whole", append)
+    keeping = Capture(tmp_path, CaptureSettings(queue_rows=30))
+    for number in range(20):
+        keeping.put(request(number))
+    time.sleep(0.6)
+    assert keeping.kept == 0
+    full = False
+    for number in range(20, 25):
+        keeping.put(request(number))
+    keeping.close()
+    assert [row["id"] for row in read_rows(tmp_path)] == [f"r{n}" for n in range(25)]
+    assert (keeping.kept, keeping.failed) == (25, 0)
+
+
+def test_a_disk_that_takes_half_a_line_takes_none(tmp_path):
+    import resource
+    import signal
+
+    from tunewright.serve.capture import _append_whole
+
+    path = tmp_path / "log"
+    _append_whole(path, b'{"a": 1}\n')
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (12, limits[1]))
+    try:
+        with pytest.raises(OSError, match="large"):
+            _append_whole(path, b'{"b": 2}\n')
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, before)
+    assert path.read_bytes() == b'{"a": 1}\n'
+
+
 def test_a_sample_is_a_share_and_always_the_same(tmp_path):
     capture = Capture(tmp_path, CaptureSettings(share=0.25))
     first = [capture.put(request(n)) for n in range(1000)]

@@ -2,7 +2,8 @@
 
 An answer never waits for it: a row goes into a bounded queue, and where that is full it is dropped
 and counted. A thread of its own redacts personal data, writes JSON lines that `watch` reads, and
-starts a new file each day; files older than the retention are deleted.
+starts a new file each day; files older than the retention are deleted. Where the disk is full, rows
+wait for space (as many as the queue holds), and no half line is left behind.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from typing import Any
 
 from tunewright.data.audit.redact import Memory, redact
 from tunewright.records import Output, Request
-from tunewright.store import append_jsonl, to_plain
+from tunewright.store import to_plain
 
 DAY_S = 86_400.0
 QUEUE_ROWS = 10_000
@@ -58,6 +59,7 @@ class Capture:
         self._now = now
         self._queue: queue.Queue[Any] = queue.Queue(self.settings.queue_rows)
         self._swept_s = 0.0
+        self._waiting: list[bytes] = []
         folder.mkdir(parents=True, exist_ok=True)
         self._thread = threading.Thread(target=self._run, name="capture", daemon=True)
         self._thread.start()
@@ -99,14 +101,32 @@ class Capture:
         going = True
         while going:
             rows, going = self._gather()
-            if rows:
-                try:
-                    lines = [self._line(row) for row in rows]
-                    append_jsonl(self._path(), lines)
-                    self.kept += len(rows)
-                except Exception:  # a full disk must not end serving; what is lost is counted
-                    self.failed += len(rows)
+            self._waiting += self._lines(rows)
+            if self._waiting:
+                self._write()
             self._sweep()
+        self.failed += len(self._waiting)
+
+    def _lines(self, rows: list[Any]) -> list[bytes]:
+        lines = []
+        for row in rows:
+            try:
+                lines.append((json.dumps(self._line(row), ensure_ascii=False) + "\n").encode())
+            except Exception:  # one odd row must not end the keeping of others
+                self.failed += 1
+        return lines
+
+    def _write(self) -> None:
+        """Write what waits; what the disk does not take waits on, the newest `queue_rows` of it."""
+        try:
+            _append_whole(self._path(), b"".join(self._waiting))
+        except OSError:  # must not end serving; what is lost in the end is counted
+            lost = max(0, len(self._waiting) - self.settings.queue_rows)
+            self.failed += lost
+            del self._waiting[:lost]
+            return
+        self.kept += len(self._waiting)
+        self._waiting.clear()
 
     def _gather(self) -> tuple[list[Any], bool]:
         """(rows that wait, at most BATCH_ROWS; False once the end was asked for)."""
@@ -158,6 +178,19 @@ class Capture:
                 continue
             if day.replace(tzinfo=UTC).timestamp() + (days + 1) * DAY_S < now:
                 path.unlink(missing_ok=True)
+
+
+def _append_whole(path: Path, data: bytes) -> None:
+    """Append all of it or nothing. Raises OSError, the file being as it was."""
+    with open(path, "ab", buffering=0) as file:
+        before = file.tell()
+        try:
+            view = memoryview(data)
+            while view:
+                view = view[file.write(view) :]
+        except OSError:
+            file.truncate(before)
+            raise
 
 
 def client_name(key: str | None) -> str | None:
