@@ -23,7 +23,7 @@ from tunewright.evaluate.predict import Asker, Scale, draw_answers
 from tunewright.evaluate.saved import read_predictions
 from tunewright.evaluate.score import score
 from tunewright.hosted_cost import Consent
-from tunewright.hosted_use import HostedChat, elsewhere_error, is_hosted, open_hosted
+from tunewright.hosted_use import HostedAsker, HostedChat, elsewhere_error, is_hosted, open_hosted
 from tunewright.journal import ConsoleJournal, Journal
 from tunewright.metrics.code import pass_at_k
 from tunewright.metrics.table import check_metrics, find_metric, metrics_for
@@ -116,7 +116,7 @@ def _with_draws(
     journal: Journal,
 ) -> tuple[list[Prediction], tuple[str, ...]]:
     """The predictions with pass@1, 2, 4 ... of the first metric that says right or wrong."""
-    if not isinstance(asker, Asker):
+    if isinstance(asker, HostedAsker):
         raise RecipeError("--draws: for models that are asked here, not at a provider")
     right_by = [name for name in metrics if (m := find_metric(name)).yes_no and m.higher_is_better]
     if asker.rendering.task not in ("generate", "chat") or not right_by:
