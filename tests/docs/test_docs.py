@@ -55,8 +55,8 @@ def test_every_command_shown_exists_with_its_options(page):
         )
         ends = [words.index(sign) for sign in (">", "&&", ";", "|") if sign in words]
         words = words[: min(ends, default=len(words))]
-        if words[1:2] == ["COMMAND"]:
-            continue
+        if words[1:2] in (["COMMAND"], ["--install-completion"]):
+            continue  # parsing the second would carry it out
         try:
             parse(GROUP, words[1:])
         except Exception as error:

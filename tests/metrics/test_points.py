@@ -76,6 +76,6 @@ def test_intervals_and_comparisons_know_them(name):
     weak, _ = drawn(1, n=1500, gap=0.3)
     good, bad = make_rows(scores, positive), make_rows(weak, positive, system="b")
     result = score(good, [name], labels=LABELS, seed=1).metrics[name]
-    assert result.ci95[0] < result.value < result.ci95[1]
+    assert result.ci95[0] < result.value <= result.ci95[1]
     assert compare(good, bad, name, labels=LABELS, seed=1).verdict == "better"
     assert compare(good, good, name, labels=LABELS, seed=1).verdict == "cannot tell"

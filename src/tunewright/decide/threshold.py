@@ -21,8 +21,10 @@ from scipy import stats as distributions
 Array = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 DOUBT = 0.05
-STARTS = 10
-"""Coverages from which the search for a hand-over begins; each is tested at DOUBT / STARTS."""
+STARTS = 5
+"""Coverages from which the search for a hand-over begins; each is tested at DOUBT / STARTS.
+
+Five answer most on samples of 500 and 1,000 rows (of 1, 2, 3, 5 and 10)."""
 
 
 @dataclass(frozen=True, slots=True)
