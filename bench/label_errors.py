@@ -2,10 +2,11 @@
 
 10 % of the 10,003 training labels are flipped, to any other label or to the one that it is most
 often taken for. Rows are found with the embedded encoder and with words alone. What the noise cost
-is measured on the clean test file for noisy, cleaned and true labels: by support vectors on
-words, and beside it by logistic regression and by discriminant analysis on embeddings, which
-single wrong labels hardly bend. `--embeddings FILE`
-keeps the vectors between runs.
+is measured on the clean test file for noisy, cleaned and true labels, by three learners: the head
+that `train` starts from (penalised logistic regression on frozen features), logistic regression on
+words, and support vectors on words and letters. Beside "recovered" stands what dropping exactly the
+flipped rows would recover, the most that any finder can reach. Discriminant analysis is told too:
+single wrong labels hardly bend it. `--embeddings FILE` keeps the vectors between runs.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import argparse
 import csv
 import os
+import statistics
 import sys
 import time
 from pathlib import Path
@@ -29,10 +31,16 @@ from tunewright.data.audit.material import AuditMaterial, unit
 from tunewright.data.layout import Layout
 from tunewright.records import Example
 from tunewright.sections import Columns
+from tunewright.train.head import fit_linear
 
 DATA = Path(os.environ.get("TUNEWRIGHT_DATA", Path(__file__).parents[2] / "shared" / "data"))
 DEVICE = "2 shared cores of an AMD EPYC with AVX512-BF16"
 RATE = 0.1
+LEARNERS = {
+    "head": "the head that training starts from",
+    "logistic": "logistic regression on words",
+    "support_vectors": "support vectors on words and letters",
+}
 
 
 def read(name: str) -> list[Example]:
@@ -94,8 +102,13 @@ def support_vectors(known, labels, asked, num) -> np.ndarray:
     return out
 
 
+def product_head(known, labels, asked, num) -> np.ndarray:
+    weight, bias = fit_linear(known, [int(label) for label in labels], num)
+    return asked @ weight.T + bias
+
+
 def logistic(known, labels, asked, num) -> np.ndarray:
-    model = LogisticRegression(max_iter=100, tol=1e-3).fit(known, labels)
+    model = LogisticRegression(C=10.0, max_iter=100, tol=1e-3).fit(known, labels)
     out = np.full((asked.shape[0], num), -99.0)
     out[:, model.classes_] = model.decision_function(asked)
     return out
@@ -128,6 +141,7 @@ def play(how: str, seed: int, with_vectors: bool, given: dict) -> dict[str, floa
     }  # fmt: skip
     views = {"vectors": (gaussian_scores, table, given["test_table"])}
     if with_vectors and how == "uniform":
+        views["head"] = (product_head, table, given["test_table"])
         views["support_vectors"] = (support_vectors, *given["words"])
         views["logistic"] = (logistic, *given["plain_words"])
     for name, (learn, known, asked) in views.items():
@@ -146,6 +160,7 @@ def play(how: str, seed: int, with_vectors: bool, given: dict) -> dict[str, floa
         result |= {f"{name}_true": clean, f"{name}_noisy": bad, f"{name}_cleaned": mended}
         result[f"{name}_all_flipped_dropped"] = ideal
         result[f"{name}_recovered"] = (mended - bad) / (clean - bad)
+        result[f"{name}_most"] = (ideal - bad) / (clean - bad)
     shown = {key: round(value, 4) for key, value in result.items()}
     print(how, seed, "vectors" if with_vectors else "words", shown, flush=True)
     return result
@@ -154,7 +169,7 @@ def play(how: str, seed: int, with_vectors: bool, given: dict) -> dict[str, floa
 def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("--embeddings", type=Path)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[21, 22])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[21, 22, 23, 24, 25])
     asked = parser.parse_args()
     if not (DATA / "banking77").exists():
         print(f"{DATA}: no banking77 here; set TUNEWRIGHT_DATA")
@@ -181,13 +196,19 @@ def main() -> int:
     def worst(key: str, how: str = "uniform", vectors: bool = True) -> float:
         return min(result[key] for result in plays[how, vectors])
 
+    def median(key: str) -> float:
+        return statistics.median(result[key] for result in plays["uniform", True])
+
     off = 100 * max(abs(result["estimated_rate"] - RATE) for result in plays["uniform", True])
-    back = "uniform 10 %, loss won back by dropping"
+    back = "uniform 10 %, share of the loss won back by dropping, median seed"
     bars = [
         at_least("uniform 10 %, recall, worst seed", worst("recall"), 0.9),
         at_least("uniform 10 %, precision, worst seed", worst("precision"), 0.85),
         at_most("uniform 10 %, estimated rate off by", off, 2.0, "points"),
-        at_least(f"{back}, support vectors", worst("support_vectors_recovered"), 0.85),
+        *(
+            at_least(f"{back}, {title}", median(f"{name}_recovered"), 0.85)
+            for name, title in LEARNERS.items()
+        ),
         at_least("confusable 10 %, recall, worst seed", worst("recall", "confusable"), 0.8),
         at_least("confusable 10 %, precision, worst seed", worst("precision", "confusable"), 0.7),
         at_least("uniform 10 %, words alone, recall", worst("recall", vectors=False), 0.9),

@@ -1,6 +1,8 @@
 """The plan behind `check`: bad input ends in one line, long rows are told, unfit data refused."""
 
 import gzip
+import random
+import re
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -69,8 +71,45 @@ def test_labels_of_mixed_type(tmp_path):
     path.write_text(
         "\n".join(f'{{"text": "row {n} says it", "label": {labels[n % 6]}}}' for n in range(60))
     )
-    card = check(recipe(path), silence(), only=(), learn=False).card
+    checkup = check(recipe(path), silence(), only=(), learn=False)
+    card = checkup.card
     assert card["labels"] == ["1", "two"] and card["rows"]["dropped"] == {"missing_output": 20}
+    (told,) = [item for item in checkup.findings if item.kind == "label_types"]
+    assert told.severity == "warn" and told.details["types"] == {
+        "number": 20, "flag": 10, "text": 10,
+    }  # fmt: skip
+    assert "10 texts (first: m.jsonl:5, 'two')" in told.message
+    assert told.places[:3] == ("m.jsonl:3", "m.jsonl:5", "m.jsonl:9") and len(told.rows) == 20
+
+
+@pytest.mark.parametrize(
+    ("cell", "said"),
+    [
+        ('["a", "b"]', "m.jsonl:8: a list, ['a', 'b'], in column label where other rows hold one"),
+        ('{"name": "a"}', "m.jsonl:8: an object, {'name': 'a'}, in column label where a label"),
+    ],
+)
+@pytest.mark.parametrize("held", [False, True])
+def test_a_structure_where_a_label_belongs_is_refused(tmp_path, cell, said, held):
+    good = [f'{{"text": "row {n} says it", "label": "{"ab"[n % 2]}"}}' for n in range(40)]
+    bad = [*good[:7], f'{{"text": "row 7 says it", "label": {cell}}}', *good[8:]]
+    path = tmp_path / "m.jsonl"
+    path.write_text("\n".join(bad))
+    data = {"train": str(path)}
+    if held:
+        (tmp_path / "good.jsonl").write_text("\n".join(good))
+        data = {"train": str(tmp_path / "good.jsonl"), "test": str(path)}
+    with pytest.raises(DataError, match=re.escape(said)):
+        prepare(make_recipe({"data": data}).data, None, silence())
+
+
+def test_lists_of_labels_hold_names_alone(tmp_path):
+    path = tmp_path / "m.jsonl"
+    lines = [f'{{"text": "row {n} says it", "labels": ["{"ab"[n % 2]}"]}}' for n in range(40)]
+    path.write_text("\n".join([*lines, '{"text": "odd", "labels": ["a", ["b"]]}']))
+    wish = make_recipe({"data": {"train": str(path)}, "task": "classify"})
+    with pytest.raises(DataError, match=r"m.jsonl:41: a list, \['b'\], among the labels"):
+        prepare(wish.data, "classify", silence())
 
 
 def test_a_very_long_row_is_told_and_read_in_part(tmp_path, monkeypatch):
@@ -123,3 +162,29 @@ def test_label_errors_stand_in_two_tiers_unless_most_are_plain():
     assert checking.tier_label_errors(flipped) == [flipped]
     other = Finding("mojibake", "warn", "m", ("i",), ("f:1",))
     assert checking.tier_label_errors(other) == [other]
+
+
+def test_near_leaks_are_told_with_the_score_with_and_without_them(tmp_path):
+    rng = random.Random(2)
+    words = [f"word{n}" for n in range(200)]
+    texts = [" ".join(rng.choices(words, k=10)) for _ in range(300)]
+    labels = [rng.choice("ab") for _ in texts]
+    train = tmp_path / "train.csv"
+    train.write_text("\n".join(["text,label", *map(",".join, zip(texts, labels, strict=True))]))
+    held = [f"hello there {text}" for text in texts[:20]]
+    held += [" ".join(rng.choices(words, k=10)) for _ in range(40)]
+    test = tmp_path / "test.csv"
+    lines = [f"{text},{labels[n] if n < 20 else rng.choice('ab')}" for n, text in enumerate(held)]
+    test.write_text("\n".join(["text,label", *lines]))
+    wish = make_recipe({"data": {"train": str(train), "test": str(test)}})
+    checkup = check(wish, silence(), only=["near_leaks"], embed=False)
+    (told,) = [
+        item
+        for item in checkup.findings
+        if item.kind == "near_leak" and item.details["split"] == "test"
+    ]
+    assert set(told.counterparts) == {f"test.csv:{n + 2}" for n in range(20)}
+    scores = told.details["scores"]["nearest_neighbour"]
+    assert scores["num_suspects"] == 20
+    assert scores["all"] > scores["without"] + 0.05 and scores["suspects"] > 0.9
+    assert "with them" in told.message and "without" in told.message

@@ -7,43 +7,35 @@ Nothing is changed here; cleaning.py writes what a person decided.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from itertools import chain
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
-from tunewright import figures
 from tunewright.config import Recipe
-from tunewright.data.audit.material import AuditMaterial, Embed, Floats, count, name_rows
-from tunewright.data.audit.table import AUDITS, run_audits
+from tunewright.data.audit.material import AuditMaterial, Embed, count, name_rows
+from tunewright.data.audit.table import AUDITS, ROW_BY_ROW, Keep, run_audits
 from tunewright.data.card import make_card, with_token_lengths
+from tunewright.data.example_file import StoredExamples
 from tunewright.data.portrait import describe_portrait
 from tunewright.data.prepare import Prepared, prepare
 from tunewright.data.split import choose_rows
 from tunewright.errors import Refusal
-from tunewright.evaluate.baselines import Material, run_baselines
-from tunewright.evaluate.score import score
 from tunewright.journal import Journal
-from tunewright.metrics.table import metrics_for
-from tunewright.model.load import Base
+from tunewright.learnability import leak_suspects, tell_with_and_without, try_cheap_models
+from tunewright.meaning import make_encoder
 from tunewright.preflight import preflight
 from tunewright.records import Example, Finding, Splits
 
 SEVERITIES = ("error", "warn", "info")
 SLOW_AUDITS = frozenset({"label_errors", "surprising_answers", "near_leaks"})
 """Left to `check`: on ten thousand rows they take more than the few seconds that `train` spends."""
-CHEAP_SYSTEMS = {
-    "classify": ("tfidf_linear", "nearest_neighbour", "majority"),
-    "regress": ("tfidf_linear", "nearest_neighbour", "mean"),
-    "tag": ("tfidf_linear", "majority"),
-    "generate": ("nearest_neighbour",),
-    "chat": ("nearest_neighbour",),
-}
 PLAIN_LEAD, PLAIN_SHARE = 4.0, 0.75
 SURE_LEAD = 5.0
 """Log of how many times likelier another label is. Measured: of rows named in banking77 with a
 tenth of its labels flipped .90 lead by 4; in clean sets .19 to .52 (bench/LOG.md)."""
-ENCODER, ENCODER_TOKENS = "embedded:minilm", 128
 BY_MEANING = {"near_duplicates": {"cosine": 0.9}, "near_leaks": {"meant_alike": 0.93}}
 """Of this encoder. Of 20 tickets reworded by hand .97 finds 4, .93 finds 15, .9 finds 16 and
 names 4 rows for nothing, .85 finds 18 and names 14 (of 1,387)."""
@@ -53,8 +45,6 @@ MAX_AUDITED_CHARS = 1_000_000
 """Of one text; what comes after is not looked at, and the row is told."""
 MAX_AUDITED_ROWS = 20_000
 """Rows of a split that the audits of `train` look at."""
-MAX_LEARNED_ROWS = 20_000
-MAX_ASKED_ROWS = 2_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +70,9 @@ def check(
     embed: bool | None = None,
     cache: Path | None = None,
     runs: Path | None = None,
+    prepared: Prepared | None = None,
+    keep: Callable[[str, Callable[[], Any]], Any] | None = None,
+    last: Collection[str] = (),
 ) -> Checkup:
     """Read, split and audit the data of a recipe, and make its card.
 
@@ -87,22 +80,35 @@ def check(
     embed: also compare texts by what the embedded encoder makes of them; None: up to 5,000 rows.
     cache: folder where long passes keep what is done, so that a stopped check goes on.
     runs: folder of the runs; where given, the rest of the recipe is checked too.
+    prepared: the rows, where they were read before. keep: (name of a step, how to do it) to its
+    plain values, from where they were kept (kept.py). last: audits that another process is at.
     Raises DataError where the data cannot be read at all.
     """
-    prepared = prepare(recipe.data, recipe.task, journal)
+    prepared = prepared or prepare(recipe.data, recipe.task, journal)
     if embed is None:
         embed = sum(prepared.num_read.values()) <= MAX_EMBEDDED_UNASKED
-    encoder = make_encoder(journal) if embed else None
-    found = audit(prepared, recipe, journal, only=only, embed=encoder, cache=cache)
+    encoder = make_encoder(journal, cache) if embed else None
+    found = audit(
+        prepared, recipe, journal, only=only, embed=encoder, cache=cache, keep=keep, last=last
+    )
     ready = preflight(recipe, prepared, runs, journal) if runs is not None else None
     found += ready.findings if ready else ()
-    findings = tuple(rank_findings((*prepared.findings, *found)))
+    every = [*prepared.findings, *found]
+    learned = None
+    if learn:
+        suspects = leak_suspects(every)
+        try_them = partial(
+            try_cheap_models, prepared, recipe.training.seed, journal, _cut_all, suspects
+        )
+        learned = keep("learnability", try_them) if keep else try_them()
+        every = [tell_with_and_without(item, learned) for item in every]
+    findings = tuple(rank_findings(every))
     lengths = {"train": ready.token_lengths} if ready else None
-    card = make_full_card(replace(prepared, findings=findings), lengths)
+    card = make_full_card(replace(prepared, findings=findings, card=None), lengths)
     if ready:
         card["preflight"] = ready.facts
     if learn:
-        card["learnability"] = try_cheap_models(prepared, recipe.training.seed, journal)
+        card["learnability"] = learned
     return Checkup(prepared, findings, card)
 
 
@@ -114,12 +120,41 @@ def audit(
     only: Iterable[str] | None = None,
     embed: Embed | None = None,
     cache: Path | None = None,
+    keep: Callable[[str, Callable[[], Any]], Any] | None = None,
+    last: Collection[str] = (),
 ) -> list[Finding]:
     """The findings of the audits on rows that were read and split."""
     material = replace(make_material(prepared, recipe, journal), embed=embed, cache=cache)
-    found = run_audits(material, only=only, options=BY_MEANING if embed else None)
+    options = BY_MEANING if embed else None
+    found = run_audits(
+        material, only=only, options=options, keep=_keep_findings(keep, embed), last=last
+    )
     tiers = [tier for item in found for tier in tier_label_errors(item)]
     return [*find_very_long(prepared.splits), *tiers]
+
+
+def _keep_findings(
+    keep: Callable[[str, Callable[[], Any]], Any] | None, embed: Embed | None
+) -> Keep | None:
+    """Findings through `keep`, which gives plain values back."""
+    if keep is None:
+        return None
+
+    def kept(name: str, look: Callable[[], list[Finding]]) -> list[Finding]:
+        mark = "audit" if embed is None or name in ROW_BY_ROW else "audit-by-meaning"
+        return [Finding(**_with_tuples(item)) for item in keep(f"{mark}-{name}", look)]
+
+    return kept
+
+
+def _with_tuples(plain: Mapping[str, Any]) -> dict[str, Any]:
+    """Lists, and lists in lists, as the tuples that a Finding holds; details stay as they are."""
+    found = {}
+    for name, value in plain.items():
+        if isinstance(value, list):
+            value = tuple(tuple(item) if isinstance(item, list) else item for item in value)
+        found[name] = value
+    return found
 
 
 def tier_label_errors(finding: Finding) -> list[Finding]:
@@ -171,23 +206,6 @@ def _part(
     )
 
 
-def make_encoder(journal: Journal) -> Embed:
-    """Texts to what the embedded sentence encoder makes of them; loaded at the first call."""
-    from tunewright.evaluate.predict import hidden_means
-    from tunewright.model.load import load_base
-
-    loaded: list[Base] = []
-
-    def embed(texts: Sequence[str]) -> Floats:
-        if not loaded:
-            loaded.append(load_base(ENCODER, task=None))
-        with journal.progress(f"reading {len(texts):,} texts with {ENCODER}", 1.0) as advance:
-            filled = [text or " " for text in texts]
-            return hidden_means(loaded[0], filled, ENCODER_TOKENS, lambda done: advance(done, ""))
-
-    return embed
-
-
 def make_material(prepared: Prepared, recipe: Recipe, journal: Journal) -> AuditMaterial:
     """What audits look at; very long texts are cut."""
     splits = prepared.splits
@@ -204,7 +222,7 @@ def make_material(prepared: Prepared, recipe: Recipe, journal: Journal) -> Audit
 
 def find_very_long(splits: Splits) -> list[Finding]:
     """Rows longer than the audits read: most often whole files in one cell, or a line end lost."""
-    rows = (*splits.train, *splits.validation, *splits.test)
+    rows = chain(splits.train, splits.validation, splits.test)
     long = [row for row in rows if len(row.input) > MAX_AUDITED_CHARS]
     if not long:
         return []
@@ -216,6 +234,8 @@ def find_very_long(splits: Splits) -> list[Finding]:
 
 
 def _cut_all(rows: Sequence[Example]) -> tuple[Example, ...]:
+    if isinstance(rows, StoredExamples):  # not a tuple, but read like one, a row at a time
+        return cast(tuple[Example, ...], rows.seen_through(_cut))
     return tuple(map(_cut, rows))
 
 
@@ -285,57 +305,3 @@ def make_full_card(
 def rank_findings(findings: Iterable[Finding]) -> list[Finding]:
     """Errors first, then warnings, then the rest; in their own order within each."""
     return sorted(findings, key=lambda item: SEVERITIES.index(item.severity))
-
-
-def try_cheap_models(prepared: Prepared, seed: int, journal: Journal) -> dict[str, Any] | None:
-    """What a linear model, the nearest neighbour and the commonest answer reach on held-out rows.
-
-    Keys: split, n, metric, scores by system ({value, ci95}), and `line`, the same in a sentence.
-    None where the task has no cheap model or there are no rows to ask.
-    """
-    splits, layout = prepared.splits, prepared.layout
-    systems = CHEAP_SYSTEMS.get(layout.task, ())
-    split, asked = ("test", splits.test) if splits.test else ("validation", splits.validation)
-    if not systems or not asked or not splits.train:
-        return None
-    material = Material(
-        task=layout.task,
-        labels=layout.labels,
-        multi_label=layout.multi_label,
-        train=_cut_all(_some(splits.train, MAX_LEARNED_ROWS)),
-        test=_cut_all(_some(asked, MAX_ASKED_ROWS)),
-        split=split,
-        seed=seed,
-        asker=None,
-        advance=lambda done: None,
-    )
-    metric = metrics_for(layout.task, splits.train + splits.test, layout.labels)[0]
-    answers = run_baselines(systems, material, journal)
-    scores = {
-        system: score(rows, (metric,), labels=layout.labels, seed=seed).metrics[metric]
-        for system, rows in answers.items()
-        if rows
-    }
-    if not scores:
-        return None
-    title = figures.metric_title(metric)
-    said = ", ".join(
-        f"{figures.system_title(system)} {figures.show_value(metric, item.value)} "
-        f"({figures.show_interval(metric, item.ci95)})"
-        for system, item in scores.items()
-    )
-    return {
-        "split": split,
-        "n": len(material.test),
-        "metric": metric,
-        "scores": {name: {"value": s.value, "ci95": list(s.ci95)} for name, s in scores.items()},
-        "line": f"without tuning, {title} on {len(material.test):,} {split} rows: {said}",
-    }
-
-
-def _some(rows: Sequence[Example], most: int) -> tuple[Example, ...]:
-    """At most `most` rows, chosen by id, which is a hash of the content."""
-    if len(rows) <= most:
-        return tuple(rows)
-    chosen = set(sorted(row.id for row in rows)[:most])
-    return tuple(row for row in rows if row.id in chosen)

@@ -11,10 +11,11 @@ from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 
-from tunewright.checking import make_material
+from tunewright.checking import MAX_EMBEDDED_UNASKED, make_material
 from tunewright.cleaning import bare_place
 from tunewright.config import Recipe
 from tunewright.data.audit.choose import Chosen, rank_unlabelled, select_subset
+from tunewright.data.audit.material import AuditMaterial
 from tunewright.data.audit.traffic import compare_with_traffic
 from tunewright.data.clean import number_ids
 from tunewright.data.columns import find_layout, make_example
@@ -24,19 +25,34 @@ from tunewright.data.layout import Layout
 from tunewright.data.prepare import Prepared, read_all
 from tunewright.errors import DataError, UserError
 from tunewright.journal import Journal
+from tunewright.meaning import make_encoder
 from tunewright.records import Example, Finding
 from tunewright.sections import DataSection
 from tunewright.store import naming_disk_errors, sync_folder
 
 
-def against(traffic: str, prepared: Prepared, recipe: Recipe, journal: Journal) -> list[Finding]:
+def against(
+    traffic: str,
+    prepared: Prepared,
+    recipe: Recipe,
+    journal: Journal,
+    *,
+    embed: bool | None = False,
+) -> list[Finding]:
     """What training lacks of real requests. traffic: rows whose input alone is read."""
     requests = read_texts(traffic, prepared.layout, recipe.data, journal)
-    return compare_with_traffic(make_material(prepared, recipe, journal), requests)
+    material = _material(prepared, recipe, journal, embed, len(requests))
+    return compare_with_traffic(material, requests)
 
 
 def label_next(
-    most: int, pool: str | None, prepared: Prepared, recipe: Recipe, journal: Journal
+    most: int,
+    pool: str | None,
+    prepared: Prepared,
+    recipe: Recipe,
+    journal: Journal,
+    *,
+    embed: bool | None = False,
 ) -> Chosen:
     """The unlabelled rows that would teach the most. pool None: training rows without a label."""
     data = recipe.data
@@ -49,12 +65,25 @@ def label_next(
             raise UserError(
                 f"{source}: every row has a label; name the unlabelled ones with --pool FILE"
             )
-    return rank_unlabelled(make_material(prepared, recipe, journal), rows, most=most)
+    material = _material(prepared, recipe, journal, embed, len(rows))
+    return rank_unlabelled(material, rows, most=most)
 
 
-def select(most: int, prepared: Prepared, recipe: Recipe, journal: Journal) -> Chosen:
+def select(
+    most: int, prepared: Prepared, recipe: Recipe, journal: Journal, *, embed: bool | None = False
+) -> Chosen:
     """The training rows that stand for all, tried against as many at random."""
-    return select_subset(make_material(prepared, recipe, journal), most=most)
+    return select_subset(_material(prepared, recipe, journal, embed, 0), most=most)
+
+
+def _material(
+    prepared: Prepared, recipe: Recipe, journal: Journal, embed: bool | None, more_rows: int
+) -> AuditMaterial:
+    """What choices look at; embed: by meaning too, None: where there are not too many rows."""
+    material = make_material(prepared, recipe, journal)
+    if embed is None:
+        embed = material.num_rows + more_rows <= MAX_EMBEDDED_UNASKED
+    return replace(material, embed=make_encoder(journal) if embed else None)
 
 
 def read_texts(source: str, layout: Layout, data: DataSection, journal: Journal) -> list[Example]:

@@ -71,7 +71,8 @@ def preflight(recipe: Recipe, prepared: Prepared, folder: Path, journal: Journal
         how = _rendering(plan.recipe, prepared, folder_of_base)
         rows = render(prepared.splits.train[:MAX_RENDERED_ROWS], how)
         advance(3.0, "")
-    places = {example.id: example.place for example in prepared.splits.train}
+    looked_at = prepared.splits.train[:MAX_RENDERED_ROWS]
+    places = {example.id: example.place for example in looked_at}
     findings = [
         *find_lost_targets(rows, places, how.max_length),
         *_mostly_lost(rows),

@@ -62,7 +62,7 @@ def load_prepared(folder: Path) -> Prepared:
     plain = json.loads((folder / "prepared.json").read_bytes())
     layout = plain["layout"]
     columns = Columns(**layout.pop("columns"))
-    findings = tuple(Finding(**_tuples(item)) for item in plain["findings"])
+    findings = tuple(map(read_finding, plain["findings"]))
     # Not tuples, but read like them.
     train, validation, test = (
         cast(tuple[Example, ...], StoredExamples(folder / f"{side}.arrow")) for side in SIDES
@@ -73,7 +73,7 @@ def load_prepared(folder: Path) -> Prepared:
         findings,
         plain["num_read"],
         card=plain["card"],
-        metrics=tuple(plain["metrics"]),
+        metrics=tuple(plain["metrics"]) if plain["metrics"] is not None else None,
         digest=folder.name,
     )
 
@@ -90,6 +90,13 @@ def save_prepared(prepared: Prepared, said: Sequence[tuple[str, str]], folder: P
         card=make_full_card(prepared),
         metrics=metrics_for(layout.task, splits.train + splits.test, layout.labels),
     )
+    save_all_but_rows(prepared, said, folder)
+    return prepared
+
+
+def save_all_but_rows(prepared: Prepared, said: Sequence[tuple[str, str]], folder: Path) -> None:
+    """Write what load_prepared reads beside the examples, which lie there."""
+    layout = prepared.layout
     plain = {
         "layout": {
             **{field.name: getattr(layout, field.name) for field in fields(layout)},
@@ -102,7 +109,11 @@ def save_prepared(prepared: Prepared, said: Sequence[tuple[str, str]], folder: P
     }
     (folder / "prepared.json").write_text(json.dumps(plain), encoding="utf-8")
     (folder / "said.json").write_text(json.dumps(list(said)), encoding="utf-8")
-    return prepared
+
+
+def read_finding(plain: Mapping[str, Any]) -> Finding:
+    """A Finding of its plain JSON values."""
+    return Finding(**_tuples(plain))
 
 
 def _tuples(plain: Mapping[str, Any]) -> dict[str, Any]:
@@ -153,6 +164,15 @@ def _entry(recipe: Recipe) -> Entry | None:
         recipe.training.seed, kept,
     )  # fmt: skip
     return Entry("rows", key)
+
+
+def name_content(recipe: Recipe) -> str | None:
+    """A digest of all that the rows of a recipe hang on; None where a source cannot be named."""
+    try:
+        content = {source: _content(source) for source in _sources(recipe)}
+    except (errors.TunewrightError, OSError):
+        return None
+    return digest(_CODE, content, recipe.data.model_dump(mode="json"), recipe.task)
 
 
 def _sources(recipe: Recipe) -> list[str]:

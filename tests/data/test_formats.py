@@ -1,6 +1,7 @@
 import gzip
 import json
 import os
+import random
 from pathlib import Path
 
 import pytest
@@ -153,6 +154,66 @@ def test_gzip_that_expands_out_of_proportion_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(decode, "MAX_EXPANSION", 10)
     bomb = gzip.compress(b"text,label\n" + b"a,b\n" * 1_000_000)
     assert "unpacks to more than" in failure(write(tmp_path / "bomb.csv.gz", bomb))
+
+
+def test_a_gzip_bomb_is_refused_by_what_was_read_so_far_and_may_be_trusted(tmp_path, monkeypatch):
+    monkeypatch.setattr(decode, "EXPANSION_ALLOWED_BYTES", 100_000)
+    ordinary = b"text,label\n" + b"".join(b"%d is %d,b\n" % (n, n * n) for n in range(40_000))
+    bomb = gzip.compress(b"text,label\n" + b"a" * 20_000_000 + b",b\n")
+    path = write(tmp_path / "bomb.csv.gz", bomb + gzip.compress(ordinary))
+    assert "if you trust it" in failure(path) and "TUNEWRIGHT_UNPACKED_GB" in failure(path)
+    monkeypatch.setenv("TUNEWRIGHT_UNPACKED_GB", "0.1")
+    assert len(rows_of(path)) == 40_002
+    monkeypatch.delenv("TUNEWRIGHT_UNPACKED_GB")
+    assert len(rows_of(write(tmp_path / "fair.csv.gz", gzip.compress(ordinary)))) == 40_000
+
+
+@pytest.mark.parametrize("name", ["noise.jsonl.gz", "noise.csv"])
+def test_random_bytes_are_no_question_of_encoding(tmp_path, name):
+    noise = bytes(code or 1 for code in random.Random(4).randbytes(5000))
+    said = failure(write(tmp_path / name, noise))
+    assert "iconv" not in said
+    assert ("no gzip data, although its name says so" in said) == name.endswith(".gz")
+
+
+def test_a_packed_file_in_another_encoding_is_told_how(tmp_path):
+    path = write(tmp_path / "l.csv.gz", gzip.compress("text,label\nfür,a\n".encode("latin-1")))
+    assert "gunzip -c FILE | iconv" in failure(path)
+
+
+def test_links_are_told_from_missing_files(tmp_path):
+    (tmp_path / "a.csv").symlink_to(tmp_path / "b.csv")
+    (tmp_path / "b.csv").symlink_to(tmp_path / "a.csv")
+    (tmp_path / "lost.csv").symlink_to("gone.csv")
+    assert "a symbolic link that leads back to itself" in failure(str(tmp_path / "a.csv"))
+    assert "a symbolic link to gone.csv, which is not there" in failure(str(tmp_path / "lost.csv"))
+
+
+def test_a_line_without_end_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(decode, "MAX_LINE_CHARS", 1000)
+    fair = f'{{"text": "{"a" * 900}", "label": "x"}}\n'
+    assert len(rows_of(write(tmp_path / "fair.jsonl", fair * 3))) == 3
+    for name in ("l.jsonl", "l.csv", "l.txt"):
+        long = write(tmp_path / name, "text,label\n" + "a" * 3000)
+        assert ":2: a line of more than 1,000 characters" in failure(long) or name == "l.jsonl"
+
+
+def test_parquet_is_refused_by_what_it_declares(tmp_path, monkeypatch):
+    pa = pytest.importorskip("pyarrow")
+    import pyarrow.parquet as pq
+
+    from tunewright.data import arrow
+
+    monkeypatch.setattr(arrow, "ROWS_ALLOWED", 10_000)
+    monkeypatch.setattr(arrow, "EXPANSION_ALLOWED_BYTES", 100_000)
+    label = pa.array(["x"] * 200_000)
+    pq.write_table(pa.table({"text": label, "label": label}), tmp_path / "rows.parquet")
+    assert "declares 200,000 rows in a file of" in failure(str(tmp_path / "rows.parquet"))
+    plain = pa.table({"text": pa.array(["a" * 5000 + str(n) for n in range(500)])})
+    pq.write_table(plain, tmp_path / "b.parquet", compression="zstd", use_dictionary=False)
+    assert "unpacked bytes" in failure(str(tmp_path / "b.parquet"))
+    monkeypatch.setenv("TUNEWRIGHT_UNPACKED_GB", "0.1")
+    assert len(list(read_rows(str(tmp_path / "rows.parquet")))) == 200_000
 
 
 @pytest.mark.parametrize("kind", ["parquet", "arrow"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -154,23 +155,48 @@ def check(
     if against or label_next or select:
         from tunewright.cli.pick import pick
 
-        return pick(recipe, against, label_next, pool, select, out, force, journal)
+        return pick(recipe, against, label_next, pool, select, out, force, embed, journal)
     kept_in = decisions or _decisions_for(recipe)
 
-    from tunewright.checking import check as look
-
     runs = Path("runs") if is_recipe(what) and not review else None
-    checkup = look(recipe, journal, learn=not review, embed=embed, cache=cache, runs=runs)
-    if review:
-        return _review(checkup, kept_in)
-    written = None
-    if write is not None:
-        written = _write(
-            recipe, checkup, write, split_names(drop) or (), redact, kept_in, force, journal
-        )
-    if html is not None:
-        _write_page(html, what, checkup)
-    return _answer(what, checkup, written, html, strict=strict, every_row=every_row)
+    with _looking(recipe, journal, embed, cache, runs, learn=not review) as checkup:
+        if review:
+            return _review(checkup, kept_in)
+        written = None
+        if write is not None:
+            written = _write(
+                recipe, checkup, write, split_names(drop) or (), redact, kept_in, force, journal
+            )
+        if html is not None:
+            _write_page(html, what, checkup)
+        return _answer(what, checkup, written, html, strict=strict, every_row=every_row)
+
+
+@contextmanager
+def _looking(
+    recipe: Recipe,
+    journal: Journal,
+    embed: bool | None,
+    cache: Path | None,
+    runs: Path | None,
+    *,
+    learn: bool,
+) -> Iterator[Checkup]:
+    """The check, going on from what an earlier one left in `cache`."""
+    from tunewright.checking import check as look
+    from tunewright.kept import keeping
+
+    with keeping(recipe, cache) as kept:
+        if kept is None:
+            yield look(recipe, journal, learn=learn, embed=embed, runs=runs)
+            return
+        prepared = kept.prepare(journal)
+        with kept.helped() as beside:
+            checkup = look(
+                recipe, journal, learn=learn, embed=embed, cache=kept.folder, runs=runs,
+                prepared=prepared, keep=kept.keep, last=beside,
+            )  # fmt: skip
+        yield checkup
 
 
 def is_recipe(what: str) -> bool:

@@ -28,6 +28,7 @@ def pick(
     select: int | None,
     out: Path | None,
     force: bool,
+    embed: bool | None,
     journal: Journal,
 ) -> Answer:
     """Do the one of the three that was asked for."""
@@ -42,14 +43,14 @@ def pick(
     prepared = prepare(recipe.data, recipe.task, journal)
     train = recipe.data.train or ""
     if against is not None:
-        findings = picking.against(against, prepared, recipe, journal)
+        findings = picking.against(against, prepared, recipe, journal, embed=embed)
         lacking = [p for item in findings if item.severity != "info" for p in item.places]
         return _answer_findings(findings, _write(against, lacking, out, force))
     if label_next is not None:
-        chosen = picking.label_next(label_next, pool, prepared, recipe, journal)
+        chosen = picking.label_next(label_next, pool, prepared, recipe, journal, embed=embed)
         return _answer_chosen(chosen, _write(pool or train, _places(chosen), out, force))
     assert select is not None
-    chosen = picking.select(select, prepared, recipe, journal)
+    chosen = picking.select(select, prepared, recipe, journal, embed=embed)
     return _answer_chosen(chosen, _write(train, _places(chosen), out, force))
 
 

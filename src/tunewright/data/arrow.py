@@ -11,13 +11,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from tunewright.data.decode import allowed_bytes, explain_missing, trust_remedy
 from tunewright.errors import DataError
 
 BATCH_ROWS = 1024
 # Columns compress further than text does, and a column of one value almost without end; rows that
 # take this many times the file's bytes were made to fill a memory.
-MAX_EXPANSION = 2_000
-EXPANSION_ALLOWED_BYTES = 2**30
+MAX_EXPANSION = 500
+EXPANSION_ALLOWED_BYTES = 2**28
+MAX_ROWS_PER_BYTE, ROWS_ALLOWED = 50, 1_000_000
 FIRST_ROWS = 16
 
 
@@ -26,6 +28,7 @@ def read_parquet(path: Path, shown: str) -> Iterator[tuple[str, dict[str, Any]]]
     import pyarrow.parquet as pq
 
     with _naming_arrow_errors(path), pq.ParquetFile(path) as file:
+        _refuse_declared(path, file.metadata)
         batches = _limited(path, file.iter_batches(_batch_rows(file)))
         yield from _number(batches, file.schema_arrow, shown)
 
@@ -39,17 +42,36 @@ def _batch_rows(file: Any) -> int:
     return max(1, min(BATCH_ROWS, (64 * 2**20) // bytes_a_row))
 
 
+def _refuse_declared(path: Path, notes: Any) -> None:
+    """Refuse what a parquet file itself says to hold, before any of it is unpacked.
+
+    Values that repeat are declared small, so `_limited` counts again while rows are read.
+    """
+    groups = (notes.row_group(number) for number in range(notes.num_row_groups))
+    unpacked = sum(group.total_byte_size for group in groups)
+    if unpacked > _most_bytes(path):
+        raise DataError(_say_bomb(path, f"declares {unpacked:,} unpacked bytes"))
+    most_rows = max(ROWS_ALLOWED, MAX_ROWS_PER_BYTE * path.stat().st_size)
+    if notes.num_rows > most_rows and not allowed_bytes():
+        raise DataError(_say_bomb(path, f"declares {notes.num_rows:,} rows"))
+
+
+def _most_bytes(path: Path) -> int:
+    return max(EXPANSION_ALLOWED_BYTES, MAX_EXPANSION * path.stat().st_size, allowed_bytes())
+
+
+def _say_bomb(path: Path, what: str) -> str:
+    return f"{path}: {what} in a file of {path.stat().st_size:,}; {trust_remedy()}"
+
+
 def _limited(path: Path, batches: Iterable[Any]) -> Iterator[Any]:
     """The batches, until they take far more bytes than the file could honestly hold."""
-    limit = max(EXPANSION_ALLOWED_BYTES, MAX_EXPANSION * path.stat().st_size)
+    limit = _most_bytes(path)
     seen = 0
     for batch in batches:
         seen += _plain_bytes(batch)
         if seen > limit:
-            raise DataError(
-                f"{path}: unpacks to more than {limit:,} bytes, over {MAX_EXPANSION:,} times its "
-                "size; unpack it yourself if you trust it"
-            )
+            raise DataError(_say_bomb(path, f"unpacks to more than {limit:,} bytes"))
         yield batch
 
 
@@ -178,8 +200,8 @@ def _naming_arrow_errors(path: Path) -> Iterator[None]:
 
     try:
         yield
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file; check the path") from None
+    except FileNotFoundError as error:
+        raise explain_missing(path, error) from None
     except (pa.ArrowException, OSError, ValueError) as error:
         reason = (str(error).splitlines() or ["unreadable"])[0][:200]
         raise DataError(f"{path}: damaged or not Arrow data ({reason}); write it again") from None

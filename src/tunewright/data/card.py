@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import statistics
+from array import array
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from tunewright.data.prepare import Prepared
 from tunewright.records import Example, Finding, Span
 from tunewright.store import to_plain
 
 NUM_BINS = 20
+LENGTHS = ("input_chars", "input_words", "output_chars", "output_words")
+Ints = NDArray[np.int64]
 SIDES = ("train", "validation", "test")
 
 
@@ -60,18 +66,20 @@ def with_token_lengths(
     return {**card, "splits": splits}
 
 
-def describe_lengths(lengths: Sequence[int]) -> dict[str, float] | None:
+def describe_lengths(lengths: Sequence[int] | Ints) -> dict[str, float] | None:
     """min, mean, median, p95 and max; None for no lengths."""
-    if not lengths:
+    ranked = np.sort(np.asarray(lengths, dtype=np.int64))
+    if not ranked.size:
         return None
-    ranked = sorted(lengths)
+    size, total = int(ranked.size), int(ranked.sum())
+    low, high = int(ranked[(size - 1) // 2]), int(ranked[size // 2])
     return {
-        "min": ranked[0],
-        "mean": round(statistics.fmean(ranked), 2),
-        "median": statistics.median(ranked),
-        "p95": ranked[min(len(ranked) - 1, int(0.95 * len(ranked)))],
-        "max": ranked[-1],
-        "total": sum(ranked),
+        "min": int(ranked[0]),
+        "mean": round(total / size, 2),
+        "median": high if size % 2 else (low + high) / 2,
+        "p95": int(ranked[min(size - 1, int(0.95 * size))]),
+        "max": int(ranked[-1]),
+        "total": total,
     }
 
 
@@ -103,18 +111,28 @@ def _count_rows(prepared: Prepared) -> dict[str, Any]:
 def _describe_side(
     examples: Sequence[Example], token_lengths: Sequence[int] | None
 ) -> dict[str, Any]:
-    inputs = [example.input for example in examples]
-    outputs = [example.output for example in examples if isinstance(example.output, str)]
+    lengths = {name: array("q") for name in LENGTHS}
+    groups, references, talks = set(), 0, False
+    for example in examples:  # one look: rows may lie in a file
+        lengths["input_chars"].append(len(example.input))
+        lengths["input_words"].append(len(example.input.split()))
+        if isinstance(example.output, str):
+            lengths["output_chars"].append(len(example.output))
+            lengths["output_words"].append(len(example.output.split()))
+        groups.add(example.group)
+        references += len(example.references) or 1
+        talks = talks or bool(example.messages)
+    described = {name: describe_lengths(np.array(found)) for name, found in lengths.items()}
     side: dict[str, Any] = {
         "rows": len(examples),
-        "groups": len({e.group for e in examples if e.group is not None}) or None,
-        "input_chars": describe_lengths([len(text) for text in inputs]),
-        "input_words": describe_lengths([len(text.split()) for text in inputs]),
+        "groups": len(groups - {None}) or None,
+        "input_chars": described["input_chars"],
+        "input_words": described["input_words"],
     }
-    if any(example.messages for example in examples):
-        side["output_chars"] = describe_lengths([len(text) for text in outputs])
-        side["output_words"] = describe_lengths([len(text.split()) for text in outputs])
-        side["references"] = sum(len(example.references) or 1 for example in examples)
+    if talks:
+        side["output_chars"] = described["output_chars"]
+        side["output_words"] = described["output_words"]
+        side["references"] = references
     else:
         side["labels"] = _label_table(examples)
         side["target"] = _describe_target(examples)

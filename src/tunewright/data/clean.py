@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from tunewright.errors import DataError
@@ -75,11 +75,13 @@ def clean(
     *,
     keep_bad: bool = False,
     keep_unanswered: bool = False,
+    whole: bool = True,
 ) -> tuple[list[Example], list[Finding]]:
     """The usable examples in order, and findings about the rest.
 
     keep_bad: answers that are marked as bad stay, for objectives that learn from them.
-    keep_unanswered: so do rows without an answer.
+    keep_unanswered: so do rows without an answer. whole: these are all rows; of a part nothing is
+    said about how many lack something (note_missing does, once all parts are known).
     Raises DataError where more than half of the rows lack their input or output, or none is left.
     """
     findings: list[Finding] = []
@@ -102,7 +104,8 @@ def clean(
     )
     usable = len(kept)
     kept = _drop(kept, findings, "empty_input", "without any text", _is_empty)
-    _check_missing(usable - len(kept), usable, "no text", source, findings)
+    if whole:
+        _check_missing(usable - len(kept), usable, "no text", source, findings)
     if task != "continue" and not keep_unanswered:
         kept = _drop(
             kept,
@@ -111,10 +114,27 @@ def clean(
             "without a label or answer",
             lambda e: e.output is None and not _is_bad(e),
         )
-        _check_missing(usable - len(kept), usable, "no label or answer", source, findings)
-    if not kept:
+        if whole:
+            _check_missing(usable - len(kept), usable, "no label or answer", source, findings)
+    if whole and not kept:
         raise DataError(f"{source}: no usable row in {len(examples)}; check data.columns")
     return kept, findings + notice_duplicates(kept) + notice_label_variants(kept)
+
+
+def note_missing(
+    counts: Mapping[str, int], source: str, task: str, *, keep_unanswered: bool = False
+) -> None:
+    """Raise DataError where more than half of all rows lack text or answer.
+
+    counts: rows read under "read", and those that `clean` dropped by kind.
+    """
+    usable = counts["read"] - counts.get("marked_bad", 0)
+    for kind, what in (("empty_input", "no text"), ("missing_output", "no label or answer")):
+        if counts.get(kind, 0) > MAX_MISSING_SHARE * usable:
+            raise DataError(
+                f"{source}: {counts[kind]} of {usable} rows have {what}; check data.columns, or "
+                "fill them in"
+            )
 
 
 def notice_duplicates(examples: Sequence[Example]) -> list[Finding]:
@@ -172,7 +192,7 @@ def fold_case(text: str) -> str:
     return text.strip().casefold()
 
 
-def notice_label_variants(examples: Sequence[Example]) -> list[Finding]:
+def notice_label_variants(examples: Iterable[Example]) -> list[Finding]:
     """A Finding about labels that differ only by case, space or punctuation."""
     names: set[str] = set()
     for example in examples:

@@ -13,6 +13,7 @@ from typing import Any, cast
 
 from tunewright.data.examples import make_example
 from tunewright.data.guess import Guess
+from tunewright.data.label_types import refuse_structured_labels
 from tunewright.data.layout import Layout, PlacedRow, as_shape, file_name, labels_of, text_of
 from tunewright.data.profile import MAX_LABELS, Profile, profile_columns
 from tunewright.data.shapes import (
@@ -247,6 +248,7 @@ def _finish_classify(
     output = layout.columns.output or ""
     listed = profiles[output].kind in ("labels", "list")
     multi = data.label_separator is not None or listed
+    refuse_structured_labels(rows, output, multi_label=multi)
     names = {
         name for _, row in rows for name in labels_of(row.get(output), data.label_separator) or ()
     }
@@ -272,11 +274,16 @@ def _finish_tag(layout: Layout, rows: list[PlacedRow], guess: Guess) -> Layout:
 
 def _need_labels(labels: set[str], rows: list[PlacedRow], column: str | None) -> tuple[str, ...]:
     """The labels, sorted. Raises DataError where there are none, one (classify), or too many."""
+    return check_number_of_labels(labels, file_name(rows), column)
+
+
+def check_number_of_labels(labels: set[str], source: str, column: str | None) -> tuple[str, ...]:
+    """The labels, sorted. Raises DataError where there are none, or too many."""
     if not labels:
-        raise DataError(f"{file_name(rows)}: no labels in {column}; check data.columns.output")
+        raise DataError(f"{source}: no labels in {column}; check data.columns.output")
     if len(labels) > MAX_LABELS:
         raise DataError(
-            f"{file_name(rows)}: {len(labels):,} different labels in {column}, more than "
+            f"{source}: {len(labels):,} different labels in {column}, more than "
             f"{MAX_LABELS:,}; is it the right column? set data.columns.output"
         )
     return tuple(sorted(labels))

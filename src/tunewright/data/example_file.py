@@ -6,7 +6,7 @@ A sequence of records that are built when they are looked at; two looks give two
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, overload
 
@@ -23,8 +23,9 @@ _SCHEMA = pa.schema([(name, pa.large_string()) for name in _TEXTS])
 class StoredExamples(Sequence[Example]):
     """Examples of one side of a split, in an Arrow file."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, change: Callable[[Example], Example] | None = None) -> None:
         self.path = path
+        self._change = change
         self._map = pa.memory_map(str(path))
         self._file = pa.ipc.open_file(self._map)
         counts = [self._file.get_batch(i).num_rows for i in range(self._file.num_record_batches)]
@@ -57,6 +58,10 @@ class StoredExamples(Sequence[Example]):
     def __radd__(self, others: Sequence[Example]) -> tuple[Example, ...]:
         return (*others, *self)
 
+    def seen_through(self, change: Callable[[Example], Example]) -> StoredExamples:
+        """The same examples, each as `change` gives it back when it is looked at."""
+        return StoredExamples(self.path, change)
+
     def between(self, start: int, stop: int) -> Iterator[Example]:
         """The examples from start up to stop."""
         while start < stop:
@@ -66,21 +71,44 @@ class StoredExamples(Sequence[Example]):
             part = self._file.get_batch(number).slice(start - first, size)
             columns = [part.column(name).to_pylist() for name in _TEXTS]
             for row in zip(*columns, strict=True):
-                yield _from_texts(*row)
+                example = _from_texts(*row)
+                yield self._change(example) if self._change else example
             start += size
+
+
+class ExampleWriter:
+    """Writes examples into an Arrow file one by one; a context manager."""
+
+    def __init__(self, path: Path) -> None:
+        self._sink = pa.OSFile(str(path), "wb")
+        self._file = pa.ipc.new_file(self._sink, _SCHEMA)
+        self._rows: list[tuple[str, str, str, str]] = []
+
+    def __enter__(self) -> ExampleWriter:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._flush()
+        self._file.close()
+        self._sink.close()
+
+    def add(self, example: Example) -> None:
+        """One more example. Raises TypeError where it holds what JSON cannot."""
+        self._rows.append(_to_texts(example))
+        if len(self._rows) == WRITTEN_ROWS:
+            self._flush()
+
+    def _flush(self) -> None:
+        if self._rows:
+            self._file.write_batch(_batch(self._rows))
+            self._rows = []
 
 
 def write_examples(path: Path, examples: Iterable[Example]) -> None:
     """An Arrow file of these examples. Raises TypeError where one holds what JSON cannot."""
-    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, _SCHEMA) as writer:
-        rows: list[tuple[str, str, str, str]] = []
+    with ExampleWriter(path) as writer:
         for example in examples:
-            rows.append(_to_texts(example))
-            if len(rows) == WRITTEN_ROWS:
-                writer.write_batch(_batch(rows))
-                rows = []
-        if rows:
-            writer.write_batch(_batch(rows))
+            writer.add(example)
 
 
 def _batch(rows: list[tuple[str, str, str, str]]) -> pa.RecordBatch:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tunewright.data.arrow import read_arrow, read_parquet, saved_files, saved_splits
-from tunewright.data.decode import open_text, read_sample
+from tunewright.data.decode import explain_missing, number_lines, open_text, read_sample
 from tunewright.data.embedded import PREFIX, embedded_folder
 from tunewright.data.hub import HUB_PREFIX, HubSource, fetch_hub, hub_splits, parse_hub_source
 from tunewright.data.listing import (
@@ -75,9 +75,10 @@ def find_files(source: str, split: str | None = None) -> list[tuple[Path, str]]:
     folder, _, own_split = source.rpartition(":")
     if folder and own_split in SPLIT_WORDS and Path(folder).is_dir():
         return _files_of_folder(Path(folder), own_split)
-    hub = None if path.is_absolute() or kind_of(source) else parse_hub_source(source)
+    known = path.is_absolute() or path.is_symlink() or kind_of(source)
+    hub = None if known else parse_hub_source(source)
     if hub is None:
-        raise DataError(f"{source}: no such file or folder; check the path")
+        raise explain_missing(path)
     return fetch_hub(hub, split)
 
 
@@ -160,7 +161,7 @@ def _is_tab_table(path: Path) -> bool:
 def read_jsonl(path: Path, shown: str) -> Rows:
     """(place, row) of a file with one JSON object a line. Raises DataError naming a broken line."""
     with open_text(path) as file:
-        for number, line in enumerate(file, 1):
+        for number, line in number_lines(file, shown):
             if line.strip():
                 row = _parse_json(line, f"{shown}:{number}", path)
                 if not isinstance(row, dict):
@@ -173,13 +174,13 @@ def read_jsonl(path: Path, shown: str) -> Rows:
 
 def read_json(path: Path, shown: str) -> Rows:
     """(place, row) of a JSON list of objects, {"data": [...]}, or one object of columns."""
-    if path.stat().st_size > MAX_JSON_BYTES:
+    with open_text(path) as file:
+        text = "" if path.stat().st_size > MAX_JSON_BYTES else file.read(MAX_JSON_BYTES + 1)
+    if not text or len(text) > MAX_JSON_BYTES:
         raise DataError(
             f"{path}: larger than {MAX_JSON_BYTES:,} bytes; write it as jsonl, which "
             "is read line by line"
         )
-    with open_text(path) as file:
-        text = file.read()
     value = _parse_json(text, shown, path)
     rows = _rows_of(value)
     if rows is None:
@@ -201,7 +202,7 @@ def read_text(path: Path, shown: str, *, paragraphs: bool = False) -> Rows:
     by_paragraph = paragraphs and _has_blank_lines(path)
     start, lines = 0, list[str]()
     with open_text(path) as file:
-        for number, line in enumerate(file, 1):
+        for number, line in number_lines(file, shown):
             if line.strip():
                 start = start if lines else number
                 lines.append(line.rstrip("\n"))

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from tunewright.data.clean import clean, make_finding, number_ids
 from tunewright.data.columns import Layout, check_labels, find_layout, make_example
 from tunewright.data.formats import named_splits, read_rows, size_bytes
+from tunewright.data.label_types import LabelTypes, refuse_structured_labels
+from tunewright.data.room import sample_rows, watch_room
 from tunewright.data.split import choose_rows, split_examples
 from tunewright.errors import DataError
 from tunewright.journal import Journal
@@ -18,6 +20,8 @@ from tunewright.sections import DataSection
 # Below this a progress bar would only flicker.
 PROGRESS_FROM_BYTES = 20_000_000
 PROGRESS_EVERY_ROWS = 2_000
+SAMPLED_FROM_BYTES = 10**9
+"""From here on data.max_rows chooses while reading, so that no more than it asks for is held."""
 PlacedRow = tuple[str, Mapping[str, Any]]
 _USED: PlacedRow = ("", {})
 
@@ -63,13 +67,45 @@ def prepare(
     """
     if not data.train:
         raise DataError("data.train is not set; give a file, folder, hub id or https address")
-    rows = read_all(data.train, data, task, journal)
+    rows, num_rows = _read_training(data.train, data, task, journal)
     layout = find_layout(rows, data, task)
     check_labels(layout, data.train)
+    num_given = len(rows)
     examples, findings = _make_clean(
         rows, layout, data, data.train, keep_bad=keep_bad, keep_unanswered=keep_unanswered
     )
-    num_read = {"train": len(rows)}
+    num_read = {"train": num_rows}
+    held = read_held(data, layout, journal, findings, num_read, keep_unanswered=keep_unanswered)
+    if data.max_rows and len(examples) > data.max_rows:
+        message = f"data.max_rows keeps {data.max_rows} of {len(examples)} rows, by content hash"
+        findings.append(Finding("max_rows", "info", message))
+        examples = choose_rows(examples, data.max_rows, data.split_seed)
+    elif num_rows > num_given:
+        message = f"data.max_rows keeps {num_given} of {num_rows} rows, by content hash"
+        findings.append(Finding("max_rows", "info", message))
+    layout, unseen = with_held_labels(layout, held)
+    splits = split_examples(
+        examples, data, validation=held.get("validation"), test=held.get("test")
+    )
+    splits, merged = _merge_held(splits, layout.task)
+    everything = (*findings, *unseen, *splits.findings, *merged)
+    tell_prepared(journal, layout, splits, everything)
+    return Prepared(layout, replace(splits, findings=everything), everything, num_read)
+
+
+def read_held(
+    data: DataSection,
+    layout: Layout,
+    journal: Journal,
+    findings: list[Finding],
+    num_read: dict[str, int],
+    *,
+    keep_unanswered: bool,
+) -> dict[str, list[Example]]:
+    """Rows of the validation and test files, or splits of the source's own, by side.
+
+    What is noticed goes into findings, how many were read into num_read.
+    """
     held: dict[str, list[Example]] = {}
     for side, source, split in _held_sources(data):
         held_rows = read_all(source, data, layout.task, journal, split)
@@ -88,18 +124,7 @@ def prepare(
         num_read[side] = len(held_rows)
         held[side] = rows_of_side
         findings += [replace(item, message=f"{side} file: {item.message}") for item in noticed]
-    if data.max_rows and len(examples) > data.max_rows:
-        message = f"data.max_rows keeps {data.max_rows} of {len(examples)} rows, by content hash"
-        findings.append(Finding("max_rows", "info", message))
-        examples = choose_rows(examples, data.max_rows, data.split_seed)
-    layout, unseen = _with_held_labels(layout, examples, held)
-    splits = split_examples(
-        examples, data, validation=held.get("validation"), test=held.get("test")
-    )
-    splits, merged = _merge_held(splits, layout.task)
-    everything = (*findings, *unseen, *splits.findings, *merged)
-    _tell(journal, layout, splits, everything)
-    return Prepared(layout, replace(splits, findings=everything), everything, num_read)
+    return held
 
 
 def read_for_evaluation(
@@ -115,7 +140,7 @@ def read_for_evaluation(
     rows = read_all(source, data, layout.task, journal, split)
     examples, findings = _read_held(rows, layout, data, source)
     merged, noticed = merge_references(examples, layout.task, source)
-    unknown = _labels_in(merged) - set(layout.labels)
+    unknown = labels_in(merged) - set(layout.labels)
     if unknown and layout.labels:
         journal.warn(
             f"{source}: labels that the model never saw: {', '.join(sorted(unknown)[:10])}"
@@ -130,24 +155,37 @@ def read_all(
 ) -> list[PlacedRow]:
     """All rows behind a source, with a progress bar where it is large."""
     rows = read_rows(source, format=data.format, split=split, paragraphs=task in (None, "continue"))
-    total = size_bytes(source)
-    if total < PROGRESS_FROM_BYTES:
-        return list(rows)
-    with journal.progress(f"reading {source}", total) as advance:
-        return list(_watched(rows, total, advance))
+    return list(told_rows(source, rows, journal, held=True))
 
 
-def _watched(
-    rows: Iterator[tuple[str, dict[str, Any]]], total: int, advance: Callable[[float, str], None]
+def _read_training(
+    source: str, data: DataSection, task: str | None, journal: Journal
+) -> tuple[list[PlacedRow], int]:
+    """(training rows, how many there were); of large sources data.max_rows at most are held."""
+    if data.max_rows is None or size_bytes(source) < SAMPLED_FROM_BYTES:
+        rows = read_all(source, data, task, journal)
+        return rows, len(rows)
+    every = read_rows(source, format=data.format, paragraphs=task in (None, "continue"))
+    told = told_rows(source, every, journal, held=False)
+    return sample_rows(told, data.max_rows, data.split_seed)
+
+
+def told_rows(
+    source: str, rows: Iterator[PlacedRow], journal: Journal, *, held: bool
 ) -> Iterator[PlacedRow]:
-    """The rows, with progress estimated from the characters seen so far."""
-    seen = 0
-    for number, (place, row) in enumerate(rows, 1):
-        seen += sum(len(v) + 1 if isinstance(v, str) else 8 for v in row.values())
-        if number % PROGRESS_EVERY_ROWS == 0:
-            advance(min(seen, total), f"{number:,} rows")
-        yield place, row
-    advance(total, "")
+    """The rows, with a progress bar where there are many. held: all of them, so they must fit."""
+    total = size_bytes(source)
+    watched = watch_room(source, rows, total, held=held)
+    if total < PROGRESS_FROM_BYTES:
+        for placed, _ in watched:
+            yield placed
+        return
+    with journal.progress(f"reading {source}", total) as advance:
+        for number, (placed, seen) in enumerate(watched, 1):
+            if number % PROGRESS_EVERY_ROWS == 0:
+                advance(min(seen, total), f"{number:,} rows")
+            yield placed
+        advance(total, "")
 
 
 def _make_clean(
@@ -160,8 +198,19 @@ def _make_clean(
     keep_unanswered: bool = False,
 ) -> tuple[list[Example], list[Finding]]:
     """Examples of the rows, which are used up: a million need not be held in both forms."""
-    examples = number_ids(make_example(place, row, layout, data) for place, row in _used_up(rows))
-    return clean(examples, layout.task, source, keep_bad=keep_bad, keep_unanswered=keep_unanswered)
+    types = LabelTypes()
+
+    def made() -> Iterator[Example]:
+        for place, row in _used_up(rows):
+            example = make_example(place, row, layout, data)
+            types.add([(place, row)], [example], layout)
+            yield example
+
+    examples = number_ids(made())
+    kept, findings = clean(
+        examples, layout.task, source, keep_bad=keep_bad, keep_unanswered=keep_unanswered
+    )
+    return kept, types.findings(layout.columns.output) + findings
 
 
 def _used_up(rows: list[PlacedRow]) -> Iterator[PlacedRow]:
@@ -205,25 +254,28 @@ def _read_held(
                 f"{source}: no column {name!r}, which training has; its columns are "
                 f"{', '.join(sorted(names))}"
             )
+    if layout.task == "classify" and layout.shape == "table" and chosen.output:
+        refuse_structured_labels(rows, chosen.output, multi_label=layout.multi_label)
     return _make_clean(rows, layout, data, source, keep_unanswered=keep_unanswered)
 
 
-def _with_held_labels(
-    layout: Layout, examples: Sequence[Example], held: Mapping[str, Sequence[Example]]
+def with_held_labels(
+    layout: Layout, held: Mapping[str, Sequence[Example]]
 ) -> tuple[Layout, list[Finding]]:
     """The layout with labels that only validation or test have, and a Finding about them."""
     if layout.task not in ("classify", "tag"):
         return layout, []
-    extra = set().union(*(_labels_in(rows) for rows in held.values())) - set(layout.labels)
+    extra = set().union(*(labels_in(rows) for rows in held.values())) - set(layout.labels)
     if not extra:
         return layout, []
-    rows = [e for side in held.values() for e in side if _labels_in([e]) & extra]
+    rows = [e for side in held.values() for e in side if labels_in([e]) & extra]
     what = f"carry labels without any training row ({', '.join(sorted(extra)[:10])})"
     labels = tuple(sorted({*layout.labels, *extra}))
     return replace(layout, labels=labels), [make_finding("unseen_label", what, rows)]
 
 
-def _labels_in(examples: Sequence[Example]) -> set[str]:
+def labels_in(examples: Iterable[Example]) -> set[str]:
+    """Every label of these rows, those of spans included."""
     labels: set[str] = set()
     for example in examples:
         if isinstance(example.output, str):
@@ -255,11 +307,18 @@ def merge_references(
     if len(by_input) == len(examples):
         return list(examples), []
     merged = [_merge(group) for group in by_input.values()]
+    return merged, tell_merged(where, len(examples), len(merged))
+
+
+def tell_merged(where: str, rows: int, inputs: int) -> list[Finding]:
+    """A Finding about rows that are judged as one; none where every input stands once."""
+    if rows == inputs:
+        return []
     message = (
-        f"{len(examples)} {where} rows have {len(merged)} different inputs; rows of one input "
+        f"{rows} {where} rows have {inputs} different inputs; rows of one input "
         "are judged as one, against all its outputs"
     )
-    return merged, [Finding("multi_reference", "info", message)]
+    return [Finding("multi_reference", "info", message)]
 
 
 def _merge(group: list[Example]) -> Example:
@@ -269,7 +328,10 @@ def _merge(group: list[Example]) -> Example:
     return replace(ranked[0], references=outputs)
 
 
-def _tell(journal: Journal, layout: Layout, splits: Splits, findings: Sequence[Finding]) -> None:
+def tell_prepared(
+    journal: Journal, layout: Layout, splits: Splits, findings: Sequence[Finding]
+) -> None:
+    """Say how rows were understood, how many there are by side, and what was noticed."""
     for reason in layout.reasons:
         journal.say(reason)
     sizes = (

@@ -11,7 +11,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-from tunewright.data.decode import SAMPLE_BYTES, open_text, read_sample
+from tunewright.data.decode import SAMPLE_BYTES, number_lines, open_text, read_sample
 from tunewright.errors import DataError
 
 DELIMITERS = ",\t;|"
@@ -44,10 +44,11 @@ def read_csv(
     delimiter = delimiter or find_delimiter(path)
     literal = delimiter == "\t" and quotes_are_text(path)
     with open_text(path, newline="") as file:
+        lines = (line for _, line in number_lines(file, shown))
         if literal:
-            reader = csv.reader(file, delimiter=delimiter, quoting=csv.QUOTE_NONE)
+            reader = csv.reader(lines, delimiter=delimiter, quoting=csv.QUOTE_NONE)
         else:
-            reader = csv.reader(file, delimiter=delimiter, strict=True)
+            reader = csv.reader(lines, delimiter=delimiter, strict=True)
         records = _number_records(reader, shown, delimiter)
         _, cells = next(records, (0, None))
         if cells is None:
@@ -98,7 +99,7 @@ def quotes_are_text(path: Path) -> bool:
     width = None
     stray = False
     with open_text(path) as file:
-        for line in file:
+        for _, line in number_lines(file, path.name):
             cells = line.rstrip("\n").split("\t")
             if cells == [""]:
                 continue

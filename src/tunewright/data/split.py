@@ -60,13 +60,13 @@ def split_examples(
         rows = remove_leaks(rows, validation, "training", "validation", findings)
     if not rows:
         raise DataError("every training row stands in the test or validation file; give other rows")
-    shares = _shares(data, validation is not None, test is not None)
+    shares = shares_of(data, validation is not None, test is not None)
     sides = assign_sides(rows, shares, data.split_seed)
     parts = {side: [e for e, s in zip(rows, sides, strict=True) if s == side] for side in SIDES}
     train = tuple(parts["train"])
     validation = tuple(parts["validation"] if validation is None else validation)
     test = tuple(parts["test"] if test is None else test)
-    findings += _notice_tiny_classes(train, validation, test)
+    findings += notice_tiny_classes(train, validation, test)
     return Splits(train, validation, test, tuple(findings))
 
 
@@ -127,14 +127,34 @@ def _name_leaks(
             )  # fmt: skip
             counterparts = tuple(held.place for _, held in found)
             findings.append(replace(finding, counterparts=counterparts, details=details))
-    if len(pairs) > MAX_STRADDLING_SHARE * num_rows:
-        message = (
-            f"{len(pairs):,} of {num_rows:,} {here} rows have the input of a {there} row: "
-            "it looks as if rows of one input were spread over the files at random; give one file "
-            "and let it be split here, which keeps equal inputs together, or set data.group"
-        )
-        findings.append(Finding("split_by_row", "warn", message, details=details))
-    return findings
+    return findings + _straddling(len(pairs), num_rows, here, there, details)
+
+
+def tell_straddling(findings: Sequence[Finding], num_rows: Mapping[str, int]) -> list[Finding]:
+    """A Finding for each side whose rows stand in training too, where they are many.
+
+    findings: of all parts together. num_rows: training rows that were compared, by side.
+    """
+    told = []
+    for there, total in num_rows.items():
+        what = (f"a {there} row; removed", f"a {there} row, written otherwise; removed")
+        found = [item for item in findings if any(words in item.message for words in what)]
+        pairs = sum(len(item.rows) for item in found if item.kind in ("leak_exact", "leak_text"))
+        told += _straddling(pairs, total, "training", there, {"letters": pairs, "rows": total})
+    return told
+
+
+def _straddling(
+    pairs: int, num_rows: int, here: str, there: str, details: Mapping[str, int]
+) -> list[Finding]:
+    if pairs <= MAX_STRADDLING_SHARE * num_rows:
+        return []
+    message = (
+        f"{pairs:,} of {num_rows:,} {here} rows have the input of a {there} row: "
+        "it looks as if rows of one input were spread over the files at random; give one file "
+        "and let it be split here, which keeps equal inputs together, or set data.group"
+    )
+    return [Finding("split_by_row", "warn", message, details=details)]
 
 
 def assign_sides(
@@ -305,7 +325,8 @@ def _fill_empty_sides(
             sides[spare[0]] = side
 
 
-def _shares(data: DataSection, has_validation: bool, has_test: bool) -> dict[SplitName, float]:
+def shares_of(data: DataSection, has_validation: bool, has_test: bool) -> dict[SplitName, float]:
+    """Shares of validation and test that are still to be taken from the training rows."""
     shares: dict[SplitName, float] = {}
     if not has_validation and isinstance(data.validation, float):
         shares["validation"] = data.validation
@@ -319,8 +340,8 @@ def _digest(seed: int, key: str) -> str:
     return hashlib.blake2b(data, digest_size=16).hexdigest()
 
 
-def _notice_tiny_classes(
-    train: tuple[Example, ...], validation: tuple[Example, ...], test: tuple[Example, ...]
+def notice_tiny_classes(
+    train: Sequence[Example], validation: Sequence[Example], test: Sequence[Example]
 ) -> list[Finding]:
     """Findings about labels with few training rows, and labels that a side lacks."""
     counts = [_count_labels(side) for side in (train, validation, test)]

@@ -58,18 +58,15 @@ def start_head(base: Base, rows: Sequence[Row], pad_id: int) -> bool:
     features_NH = _features(base, head, rows, pad_id)
     if features_NH is None:
         return False
-    mean, deviation = features_NH.mean(axis=0), float(features_NH.std(axis=0).mean())
-    standard_NH = (features_NH - mean) / max(deviation, 1e-12)
-    fitted = _fit(standard_NH, rows, base.plain.config.num_labels)
+    fitted = fit_linear(features_NH, [row.target for row in rows], base.plain.config.num_labels)
     if fitted is None:
         return False
     weight_KH, bias_K = fitted
     if weight_KH.shape != tuple(head.weight.shape):
         return False
-    weight_KH = weight_KH / max(deviation, 1e-12)
     with torch.no_grad():
         head.weight.copy_(torch.from_numpy(weight_KH))
-        head.bias.copy_(torch.from_numpy(bias_K - weight_KH @ mean))
+        head.bias.copy_(torch.from_numpy(bias_K))
     return True
 
 
@@ -127,23 +124,35 @@ def _features(
     return out
 
 
-def _fit(
-    features_NH: NDArray[np.float64], rows: Sequence[Row], num_labels: int
+def fit_linear(
+    features_NH: NDArray[np.float64], targets: Sequence[Any], num_labels: int
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
-    """(weight (K, H), bias (K,)) of a penalised linear model on standardised features.
+    """(weight (K, H), bias (K,)) of a penalised linear model on features as they are.
 
+    targets: numbers of labels, or floats to regress on; None for others, and for a single label.
     A label without a row, as in a small part of the data, starts below all others.
     """
+    mean, deviation = features_NH.mean(axis=0), float(features_NH.std(axis=0).mean())
+    deviation = max(deviation, 1e-12)
+    fitted = _fit((features_NH - mean) / deviation, targets, num_labels)
+    if fitted is None:
+        return None
+    weight_KH = fitted[0] / deviation
+    return weight_KH, fitted[1] - weight_KH @ mean
+
+
+def _fit(
+    features_NH: NDArray[np.float64], targets: Sequence[Any], num_labels: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
+    """fit_linear on standardised features."""
     from sklearn.linear_model import LogisticRegression, Ridge
 
-    first = rows[0].target
-    if isinstance(first, float):
-        ridge = Ridge(alpha=PENALTY * len(rows)).fit(features_NH, [row.target for row in rows])
+    if isinstance(targets[0], float):
+        ridge = Ridge(alpha=PENALTY * len(targets)).fit(features_NH, targets)
         return np.atleast_2d(ridge.coef_), np.atleast_1d(ridge.intercept_)
-    if not isinstance(first, int):
+    if not isinstance(targets[0], int):
         return None  # several labels per row: a head from noise does as well
-    strength = 1.0 / (2.0 * PENALTY * len(rows))
-    targets = [row.target for row in rows]
+    strength = 1.0 / (2.0 * PENALTY * len(targets))
     if len(set(targets)) < 2:
         return None
     with warnings.catch_warnings():

@@ -14,6 +14,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,9 +46,18 @@ def closeness(first: Sequence[str], second: Sequence[str], pairs: Ints) -> NDArr
 
     pairs: (P, 2) numbers of texts in first and in second. Below 0 is cut to 0.
     """
-    words_a, words_b = [split_words(t) for t in first], [split_words(t) for t in second]
-    counts = Counter(word for words in (*words_a, *words_b) for word in set(words))
+    if not len(pairs):
+        return np.zeros(0, dtype=np.float32)
+    counts: Counter[str] = Counter()
+    for text in chain(first, second):
+        counts.update(set(split_words(text)))
     index = {word: number for number, word in enumerate(counts)}
+    # Of a million texts few stand in a pair; the words of the others are not kept.
+    used_a, places_a = np.unique(pairs[:, 0], return_inverse=True)
+    used_b, places_b = np.unique(pairs[:, 1], return_inverse=True)
+    words_a = [split_words(first[int(i)]) for i in used_a]
+    words_b = [split_words(second[int(i)]) for i in used_b]
+    pairs = np.stack([places_a.reshape(-1), places_b.reshape(-1)], axis=1)
     coded_a = [np.array([index[w] for w in words], dtype=np.int64) for words in words_a]
     coded_b = [np.array([index[w] for w in words], dtype=np.int64) for words in words_b]
     keys, costs = _similar_words(words_a, words_b, pairs, counts, index)

@@ -25,6 +25,10 @@ GIVES_AWAY = 0.98
 NAMED_IN_TEXT = 0.9
 ALIKE = 0.5
 _MAX_ROWS = 20_000
+_MAX_ALIKE = 50_000
+"""Rows, evenly spaced, that tell whether most are alike."""
+_MAX_HELD = 200_000
+"""Held-out rows whose answers are looked for in training."""
 _FOLDS = 5
 
 
@@ -66,18 +70,20 @@ def find_prompts_alike(material: AuditMaterial, *, alike: float = ALIKE) -> list
     rows = material.train
     if len(rows) < 20 or material.layout.task == "continue":
         return []
-    (text, most), *_ = Counter(normalise(row.input) for row in rows).most_common(1)
-    if most >= alike * len(rows):
+    looked_at = rows if len(rows) <= _MAX_ALIKE else rows[:: -(-len(rows) // _MAX_ALIKE)]
+    (text, most), *_ = Counter(normalise(row.input) for row in looked_at).most_common(1)
+    if most >= alike * len(looked_at):
         same = [row for row in rows if normalise(row.input) == text]
+        most = len(same)
         message = (
             f"{most:,} of {len(rows):,} training rows have the same input ({same[0].place}: "
             f"{same[0].input[:60]!r}): nothing in it can tell the answers apart; check data.columns"
         )
         return [name_rows("prompts_alike", "error", message, same, details={"rows": most})]
-    ranked = sorted(row.input for row in rows)
+    ranked = sorted(row.input for row in looked_at)
     cut = len(ranked) // 40  # 2.5 % may begin otherwise on either end of the alphabet
     shared = _shared_beginning(ranked[cut], ranked[-1 - cut])
-    usual = float(np.median([len(row.input) for row in rows]))
+    usual = float(np.median([len(text) for text in ranked]))
     if len(shared) >= 40 and len(shared) >= alike * usual:
         message = (
             f"nearly all training inputs begin with the same {len(shared)} characters, "
@@ -97,12 +103,15 @@ def find_known_answers(material: AuditMaterial, *, share: float = 0.02) -> list[
     """
     if material.layout.task not in ("generate", "chat") or not material.train:
         return []
+    asked = {side: material.side(side)[:_MAX_HELD] for side in SIDES[1:]}
+    wanted = {_answer(row) for held in asked.values() for row in held}
     known: dict[str, Example] = {}
     for row in material.train:
-        known.setdefault(_answer(row), row)
+        answer = _answer(row)
+        if answer in wanted:
+            known.setdefault(answer, row)
     findings = []
-    for side in SIDES[1:]:
-        held = material.side(side)
+    for side, held in asked.items():
         seen = [row for row in held if _answer(row) in known]
         if not held or len(seen) < max(2, share * len(held)):
             continue

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from array import array
+from collections import Counter, defaultdict
 from functools import lru_cache
 from typing import Any
 
@@ -31,24 +32,30 @@ def find_other_languages(material: AuditMaterial) -> list[Finding]:
     """Rows whose text is surely in another language than seven of ten; inputs and answers apart."""
     parts = ("input", "answer") if material.layout.task in ("generate", "chat") else ("input",)
     seen: dict[str, Counter[str]] = {part: Counter() for part in parts}
-    found: list[tuple[str, str, Example]] = []
-    for example in watched(material, "telling languages"):
+    found: dict[tuple[str, str], array[int]] = defaultdict(lambda: array("q"))
+    for number, example in enumerate(watched(material, "telling languages")):
         for part in parts:
             code = tell_language(_text(example, part))
             if code:
                 seen[part][code] += 1
-                found.append((part, code, example))
+                found[part, code].append(number)
     usual = {part: _usual(counts) for part, counts in seen.items()}
+    notes = {
+        number: f"{NAMES.get(code, code)} {part}"
+        for (part, code), numbers in reversed(found.items())
+        for number in numbers
+        if usual[part] and code != usual[part]
+    }
     noted, findings = Noted(), []
-    for part, code, example in found:
-        most = usual[part]
-        if most and code != most:
-            noted.add("other_language", example, f"{NAMES.get(code, code)} {part}")
+    if notes:
+        for number, example in enumerate(watched(material, "naming rows in other languages")):
+            if number in notes:
+                noted.add("other_language", example, notes[number])
     languages = {NAMES.get(code, code) for code in usual.values() if code}
     if languages:
         what = f"are written in another language than most ({' and '.join(sorted(languages))})"
         wording = Wording(what, "info", remedy="keep them if they will be asked, else drop them")
-        findings = noted.findings({"other_language": wording}, len(material.everything))
+        findings = noted.findings({"other_language": wording}, material.num_rows)
     for part, counts in seen.items():
         if counts and usual[part] is None:
             findings.append(_mixed(part, counts))

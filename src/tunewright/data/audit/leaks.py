@@ -7,6 +7,7 @@ is removed: rows are listed closest first, with the score with and without them.
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -17,7 +18,7 @@ from tunewright.data.audit.buckets import band_keys, pack, pairs_across, unpack
 from tunewright.data.audit.closeness import closeness
 from tunewright.data.audit.material import SIDES, AuditMaterial, count, name_rows
 from tunewright.data.audit.near import distinct_rows
-from tunewright.data.audit.shingles import Ints, sign
+from tunewright.data.audit.shingles import Ints, UInts, sign
 from tunewright.records import Example, Finding, Prediction, SplitName
 
 Metric = Callable[[Sequence[Prediction]], float]
@@ -30,6 +31,8 @@ _NUM_VALUES, _ROWS_PER_BAND = 126, 3
 _LOWEST_AGREEMENT = 0.25
 _MOST_IN_BUCKET = 100_000
 _MOST_PARTNERS = 100
+_MOST_HELD = 10_000
+_CHUNK = 100_000
 MEANT_ALIKE = 0.97
 
 
@@ -64,8 +67,9 @@ def near_leaks(
     meant_alike: float = MEANT_ALIKE,
 ) -> list[tuple[Example, Example, float]]:
     """(training row, held-out row, closeness), closest first; each pair of different texts once."""
-    rows, texts = distinct_rows(material.train)
-    held, held_texts = distinct_rows(material.side(side))
+    rows, held = material.train, _some(material.side(side))
+    numbers, texts = distinct_rows(rows)
+    held_numbers, held_texts = distinct_rows(held)
     if not texts or not held_texts:
         return []
     with material.journal.progress(f"comparing training with {side}", 1.0) as advance:
@@ -75,27 +79,56 @@ def near_leaks(
         advance(1.0, "")
     near = np.flatnonzero(scores >= closest)
     found = {(int(candidates[n, 0]), int(candidates[n, 1])): float(scores[n]) for n in near}
-    for i, j, cosine in _by_meaning(material, side, rows, held, meant_alike):
+    whole = len(held) == len(material.side(side))
+    for i, j, cosine in _by_meaning(material, side, numbers, held_numbers, meant_alike) * whole:
         found.setdefault((i, j), cosine)
     ranked = sorted(found.items(), key=lambda item: (-item[1], item[0]))
-    return [(rows[j], held[i], score) for (i, j), score in ranked]
+    return [(rows[int(numbers[j])], held[int(held_numbers[i])], score) for (i, j), score in ranked]
 
 
-def candidate_pairs(first: Sequence[str], second: Sequence[str], seed: int) -> Ints:
-    """(P, 2) numbers of texts in first and second that share enough character 3-grams."""
-    signature = sign([*first, *second], _SIZE, _NUM_VALUES, seed)
+def _some(held: Sequence[Example]) -> Sequence[Example]:
+    """The held-out rows that are looked at: all, or as many as time allows, chosen by content."""
+    if len(held) <= _MOST_HELD:
+        return held
+    chosen = set(heapq.nsmallest(_MOST_HELD, (row.id for row in held)))
+    return [row for row in held if row.id in chosen]
+
+
+def candidate_pairs(
+    first: Sequence[str], second: Sequence[str], seed: int, chunk: int = _CHUNK
+) -> Ints:
+    """(P, 2) numbers of texts in first and second that share enough character 3-grams.
+
+    chunk: texts of second that are looked at together, so that a million take no more memory.
+    """
+    known = sign(first, _SIZE, _NUM_VALUES, seed)
+    kept: Ints = np.zeros((0, 2), dtype=np.int64)
+    agreed = np.zeros(0)
+    for begin in range(0, len(second), chunk):
+        signature = np.concatenate(
+            [known, sign(second[begin : begin + chunk], _SIZE, _NUM_VALUES, seed)], axis=1
+        )
+        pairs, agreement = _agreeing(signature, len(first))
+        pairs = np.concatenate([kept, pairs + np.array([0, begin])])
+        agreed = np.concatenate([agreed, agreement])
+        chosen = most_alike(pairs[:, 0], agreed)
+        kept, agreed = pairs[chosen], agreed[chosen]
+    return kept
+
+
+def _agreeing(signature: UInts, num_first: int) -> tuple[Ints, NDArray[np.float64]]:
+    """(pairs that share a band, their agreement in [0, 1]); the second number counts from 0."""
     marks = signature.astype(np.uint16).T.copy()
     seen = np.zeros(0, dtype=np.uint64)
     for keys in band_keys(signature, _ROWS_PER_BAND):
-        pairs = pairs_across(keys, len(first), _MOST_IN_BUCKET)
+        pairs = pairs_across(keys, num_first, _MOST_IN_BUCKET)
         seen = np.union1d(seen, pack(pairs))
     pairs = unpack(seen)
     agreement = np.empty(len(pairs))
     for begin in range(0, len(pairs), 1 << 16):
         part = pairs[begin : begin + (1 << 16)]
         agreement[begin : begin + len(part)] = (marks[part[:, 0]] == marks[part[:, 1]]).mean(axis=1)
-    kept = pairs[most_alike(pairs[:, 0], agreement)]
-    return np.asarray(kept - np.array([0, len(first)]), dtype=np.int64)
+    return pairs - np.array([0, num_first]), agreement
 
 
 def most_alike(owners: Ints, agreement: NDArray[np.float64]) -> Ints:
@@ -153,6 +186,9 @@ def _tell(
     for system, score in scores.items():
         if score["all"] is not None and score["without"] is not None:
             message += f"; {system} {score['all']:.4f} with them, {score['without']:.4f} without"
+    looked_at, every = min(_MOST_HELD, len(material.side(side))), len(material.side(side))
+    if looked_at < every:
+        message += f"; {looked_at:,} of {every:,} {side} rows were looked at"
     details = {"split": side, "pairs": len(pairs), "held_rows": len(held), "scores": scores}
     return name_rows(
         "near_leak", "warn", message, [row for row, _, _ in pairs],
@@ -162,17 +198,17 @@ def _tell(
 
 
 def _by_meaning(
-    material: AuditMaterial,
-    side: SplitName,
-    rows: Sequence[Example],
-    held: Sequence[Example],
-    cosine: float,
+    material: AuditMaterial, side: SplitName, rows: Ints, held: Ints, cosine: float
 ) -> list[tuple[int, int, float]]:
-    """(held number, row number, cosine) of the pairs whose embeddings reach the cosine."""
+    """(held number, row number, cosine) of the pairs whose embeddings reach the cosine.
+
+    rows, held: which rows of the sides are meant; numbers count in these.
+    """
     if material.embed is None:
         return []
-    known = _chosen(material, "train", rows)
-    asked = _chosen(material, side, held)
+    known, asked = (material.embeddings(name) for name in ("train", side))
+    assert known is not None and asked is not None
+    known, asked = known[rows], asked[held]
     found = []
     for begin in range(0, len(asked), 512):
         near = asked[begin : begin + 512] @ known.T
@@ -182,12 +218,3 @@ def _by_meaning(
             for i, j in zip(left, right, strict=True)
         ]
     return found
-
-
-def _chosen(
-    material: AuditMaterial, side: SplitName, rows: Sequence[Example]
-) -> NDArray[np.float32]:
-    states = material.embeddings(side)
-    assert states is not None
-    numbers = {id(row): number for number, row in enumerate(material.side(side))}
-    return states[[numbers[id(row)] for row in rows]]

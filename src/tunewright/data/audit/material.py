@@ -54,9 +54,9 @@ class AuditMaterial:
         return {"train": self.train, "validation": self.validation, "test": self.test}[name]
 
     @property
-    def everything(self) -> tuple[Example, ...]:
-        """All examples: train, validation, test, in this order."""
-        return self.train + self.validation + self.test
+    def num_rows(self) -> int:
+        """Rows of all splits."""
+        return len(self.train) + len(self.validation) + len(self.test)
 
     @property
     def one_label_each(self) -> bool:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -30,6 +30,8 @@ ROWS_PER_BAND = 4
 THRESHOLD = 0.8
 CHUNK_ROWS = 8192
 COSINE = 0.97
+MOST_CHARS = 1_000_000_000
+"""Of texts that are held to be compared with each other; some millions of short rows."""
 _MOST_COSINE_ROWS = 20_000
 _SLACK = 0.2
 """Estimates from 64 values stray by .05 (one standard deviation); a pair further below is out."""
@@ -47,20 +49,22 @@ def find_near_duplicates(
     """
     if len(material.train) < 2:
         return []
-    rows, keys = distinct_rows(material.train)
+    numbers, keys = distinct_rows(material.train)
+    rows = material.train
     with material.journal.progress("looking for near-duplicates", 1.0) as advance:
         pairs = near_pairs(
             keys, threshold=threshold, seed=material.seed, workers=material.workers,
             cache=material.cache, advance=advance,
         )  # fmt: skip
-    meant = _meant_alike(material, rows, cosine)
+    meant = _meant_alike(material, numbers, cosine)
     joined = np.concatenate([pairs, meant]) if len(meant) else pairs
-    clusters = cluster(joined, len(rows))
+    clusters = cluster(joined, len(numbers))
     if not clusters:
         return []
-    named = [[rows[i] for i in members] for members in clusters]
+    named = [[rows[int(numbers[i])] for i in members] for members in clusters]
     later = [row for members in named for row in members[1:]]
     torn = [members for members in named if len({row.output for row in members}) > 1]
+    beyond = len(material.train) - int(numbers[-1]) - 1
     message = (
         f"{count(len(later), 'training row')} nearly the same as an earlier one, in "
         f"{count(len(named), 'cluster')} (first: {named[0][0].place} and {named[0][1].place}); "
@@ -68,6 +72,8 @@ def find_near_duplicates(
     )
     if torn and material.one_label_each:
         message += f"; {count(len(torn), 'cluster')} with different labels"
+    if sum(map(len, keys)) > MOST_CHARS:
+        message += f"; {beyond:,} rows beyond {MOST_CHARS:,} characters were not looked at"
     details = {
         "threshold": threshold, "pairs": len(pairs), "pairs_by_meaning": len(meant),
         "clusters": len(named), "torn": len(torn) if material.one_label_each else None,
@@ -81,14 +87,21 @@ def find_near_duplicates(
     ]  # fmt: skip
 
 
-def distinct_rows(rows: Sequence[Example]) -> tuple[list[Example], list[str]]:
-    """(the first row of each text, its plain words), texts without words left out."""
-    firsts: dict[str, Example] = {}
-    for row in rows:
+def distinct_rows(rows: Iterable[Example], most_chars: int = MOST_CHARS) -> tuple[Ints, list[str]]:
+    """(number of the first row of each text (N,), its plain words); texts without words left out.
+
+    Beyond most_chars characters in all no further row is looked at.
+    """
+    firsts: dict[str, int] = {}
+    room = most_chars
+    for number, row in enumerate(rows):
         key = plain_words(row.input)
-        if key:
-            firsts.setdefault(key, row)
-    return list(firsts.values()), list(firsts)
+        if key and key not in firsts:
+            firsts[key] = number
+            room -= len(key)
+            if room < 0:
+                break
+    return np.fromiter(firsts.values(), dtype=np.int64, count=len(firsts)), list(firsts)
 
 
 def near_pairs(
@@ -214,14 +227,13 @@ def _candidates(
     return seen
 
 
-def _meant_alike(material: AuditMaterial, rows: Sequence[Example], cosine: float) -> Ints:
+def _meant_alike(material: AuditMaterial, numbers: Ints, cosine: float) -> Ints:
     """(P, 2) pairs whose embeddings reach this cosine; none without a model."""
     if material.embed is None or len(material.train) > _MOST_COSINE_ROWS:
         return np.zeros((0, 2), dtype=np.int64)
     states = material.embeddings("train")
     assert states is not None
-    numbers = {id(row): number for number, row in enumerate(material.train)}
-    chosen = states[[numbers[id(row)] for row in rows]]
+    chosen = states[numbers]
     parts = []
     for begin in range(0, len(chosen), 1024):
         near = chosen[begin : begin + 1024] @ chosen.T >= cosine

@@ -6,7 +6,8 @@ parameters are its options, and one line in AUDITS adds it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
+from functools import partial
 from typing import Any
 
 from tunewright.data.audit.broken import find_broken_text
@@ -31,6 +32,8 @@ from tunewright.errors import RecipeError
 from tunewright.records import Finding
 
 Audit = Callable[..., list[Finding]]
+Keep = Callable[[str, Callable[[], list[Finding]]], list[Finding]]
+"""(name of a step, how to do it) to its findings; from where they were kept, if they were."""
 
 
 def run_audits(
@@ -38,24 +41,34 @@ def run_audits(
     *,
     only: Iterable[str] | None = None,
     options: Mapping[str, Mapping[str, Any]] | None = None,
+    keep: Keep | None = None,
+    last: Collection[str] = (),
 ) -> list[Finding]:
     """The findings of all audits, or of those named in `only`, in the table's order.
 
-    options: keyword arguments by audit. Raises RecipeError for a name that AUDITS lacks.
+    options: keyword arguments by audit. keep: remembers what an audit found, so that a stopped
+    check goes on behind it. last: audits to come to at the end, since another process is at them
+    (findings keep their order). Raises RecipeError for a name that AUDITS lacks.
     """
     chosen = list(AUDITS) if only is None else list(only)
     unknown = sorted({*chosen, *(options or {})} - set(AUDITS))
     if unknown:
         raise RecipeError(f"no audit {unknown[0]!r}; there are {', '.join(AUDITS)}")
-    findings: list[Finding] = []
+    found: dict[str, list[Finding]] = {}
     with material.journal.progress("auditing", len(chosen)) as advance:
-        for done, name in enumerate(chosen):
+        for done, name in enumerate(sorted(chosen, key=lambda name: name in last)):
             advance(done, name.replace("_", " "))
-            findings += AUDITS[name](material, **(options or {}).get(name, {}))
+            look = partial(AUDITS[name], material, **(options or {}).get(name, {}))
+            found[name] = keep(name, look) if keep else look()
         advance(len(chosen), "")
-    return findings
+    return [item for name in chosen for item in found[name]]
 
 
+ROW_BY_ROW = (
+    "broken_text", "personal_data", "template_traces", "missing_ends", "truncated",
+    "blank_answers", "other_languages", "unsafe_answers",
+)  # fmt: skip
+"""Audits that look at each row alone, about as long as all others take together."""
 AUDITS: dict[str, Audit] = {
     "near_leaks": find_near_leaks,
     "known_answers": find_known_answers,
