@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from tunewright.records import Example, Finding
 
 SHOWN_CHARS = 1200
+ABOUT_ALL = frozenset({"tiny_class", "class_too_small", "split_by_row"})
+"""Findings that no decision about a single row can mend."""
 HELP = "[k]eep  [d]rop  [r LABEL] relabel  [a]ccept suggestion  [s]kip for now  [q]uit"
 
 
@@ -66,7 +68,7 @@ def list_items(findings: Sequence[Finding]) -> list[Item]:
     items: dict[tuple[str, str], Item] = {}
     for finding in findings:
         calm = finding.severity == "info" and not any(finding.suggestions)
-        if calm or finding.dropped or finding.kind in SURE_KINDS:
+        if calm or finding.dropped or finding.kind in SURE_KINDS or finding.kind in ABOUT_ALL:
             continue
         for number, place in enumerate(finding.places):
             item = Item(

@@ -193,29 +193,41 @@ def fold_case(text: str) -> str:
 
 
 def notice_label_variants(examples: Iterable[Example]) -> list[Finding]:
-    """A Finding about labels that differ only by case, space or punctuation."""
-    names: set[str] = set()
+    """A Finding about labels that differ only by case, space or punctuation.
+
+    It names the rows of all spellings but the commonest, which is suggested for them. examples can
+    be gone through twice.
+    """
+    counts: Counter[str] = Counter()
     for example in examples:
         if example.messages:
             return []
-        if isinstance(example.output, str):
-            names.add(example.output)
-        elif isinstance(example.output, tuple):
-            names |= {item if isinstance(item, str) else item.label for item in example.output}
+        counts.update(_label_names(example))
     same: dict[str, list[str]] = defaultdict(list)
-    for name in sorted(names):
+    for name in sorted(counts):
         same[normalise(name)].append(name)
     variants = [group for group in same.values() if len(group) > 1]
     if not variants:
         return []
+    usual = {name: max(group, key=lambda n: counts[n]) for group in variants for name in group}
+    odd = {name for name, better in usual.items() if name != better}
+    rows = [example for example in examples if odd & _label_names(example)]
     listed = "; ".join(" and ".join(map(repr, group)) for group in variants[:5])
-    return [
-        Finding(
-            "label_variants",
-            "warn",
-            f"labels that look like one: {listed}; they are learned as different labels",
-        )
-    ]
+    message = (
+        f"labels that look like one: {listed}; they are learned as different labels (first row of "
+        f"a rarer spelling: {rows[0].place})"
+    )
+    better = [usual.get(e.output, "") if isinstance(e.output, str) else "" for e in rows]
+    finding = make_finding("label_variants", "", rows)
+    return [replace(finding, message=message, suggestions=tuple(better))]
+
+
+def _label_names(example: Example) -> set[str]:
+    if isinstance(example.output, str):
+        return {example.output}
+    if isinstance(example.output, tuple):
+        return {item if isinstance(item, str) else item.label for item in example.output}
+    return set()
 
 
 def _mend_text(example: Example) -> Example:

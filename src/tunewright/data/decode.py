@@ -60,6 +60,8 @@ def explain_missing(path: Path, error: OSError | None = None) -> DataError:
             path.stat()
         except OSError as found:
             error = found
+        except ValueError:
+            return DataError(f"{str(path)!r}: no such file or folder; check the path")
     code = error.errno if error is not None else None
     if code == errno.ELOOP:
         return DataError(f"{path}: a symbolic link that leads back to itself; point it at the data")

@@ -161,7 +161,9 @@ def _deal(data: DataSection, task: str | None, journal: Journal, folder: Path) -
                 writers[_part_of(example, dealt.num_rows, len(files))].add(example)
     if layout.task in ("classify", "tag"):
         names = check_number_of_labels(dealt.labels, source, column)
-        dealt.layout = replace(layout, labels=names)
+        told = f" labels in column {column}"
+        reasons = [f"{len(names)}{told}" if r.endswith(told) else r for r in layout.reasons]
+        dealt.layout = replace(layout, labels=names, reasons=tuple(reasons))
     return dealt
 
 

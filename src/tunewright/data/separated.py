@@ -75,6 +75,7 @@ def find_delimiter(path: Path) -> str:
 
 def rank_delimiters(sample: bytes) -> list[tuple[float, str]]:
     """(share of sampled rows as wide as the header, delimiter), best first; header split in 2+."""
+    csv.field_size_limit(MAX_CELL_CHARS)
     text = sample.decode("utf-8", errors="replace").removeprefix("\ufeff")
     if len(sample) >= SAMPLE_BYTES:
         text = text[: max(text.rfind("\n"), text.rfind("\r"), 0)] or text

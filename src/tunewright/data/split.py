@@ -11,6 +11,7 @@ import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from tunewright.data.clean import fold_case, make_finding, normalise, plain_words
 from tunewright.errors import DataError
@@ -127,7 +128,8 @@ def _name_leaks(
             )  # fmt: skip
             counterparts = tuple(held.place for _, held in found)
             findings.append(replace(finding, counterparts=counterparts, details=details))
-    return findings + _straddling(len(pairs), num_rows, here, there, details)
+    rows = [(row.id, row.place) for row in leaks]
+    return findings + _straddling(rows, num_rows, here, there, details)
 
 
 def tell_straddling(findings: Sequence[Finding], num_rows: Mapping[str, int]) -> list[Finding]:
@@ -139,22 +141,30 @@ def tell_straddling(findings: Sequence[Finding], num_rows: Mapping[str, int]) ->
     for there, total in num_rows.items():
         what = (f"a {there} row; removed", f"a {there} row, written otherwise; removed")
         found = [item for item in findings if any(words in item.message for words in what)]
-        pairs = sum(len(item.rows) for item in found if item.kind in ("leak_exact", "leak_text"))
-        told += _straddling(pairs, total, "training", there, {"letters": pairs, "rows": total})
+        leaks = [item for item in found if item.kind in ("leak_exact", "leak_text")]
+        rows = [pair for item in leaks for pair in zip(item.rows, item.places, strict=True)]
+        details = leaks[0].details if leaks else {}
+        told += _straddling(rows, total, "training", there, {**details, "rows": total})
     return told
 
 
 def _straddling(
-    pairs: int, num_rows: int, here: str, there: str, details: Mapping[str, int]
+    rows: Sequence[tuple[str, str]],
+    num_rows: int,
+    here: str,
+    there: str,
+    details: Mapping[str, Any],
 ) -> list[Finding]:
-    if pairs <= MAX_STRADDLING_SHARE * num_rows:
+    """rows: (id, place) of those that stand on both sides."""
+    if len(rows) <= MAX_STRADDLING_SHARE * num_rows:
         return []
     message = (
-        f"{pairs:,} of {num_rows:,} {here} rows have the input of a {there} row: "
+        f"{len(rows):,} of {num_rows:,} {here} rows have the input of a {there} row: "
         "it looks as if rows of one input were spread over the files at random; give one file "
         "and let it be split here, which keeps equal inputs together, or set data.group"
     )
-    return [Finding("split_by_row", "warn", message, details=details)]
+    ids, places = zip(*rows, strict=True)
+    return [Finding("split_by_row", "warn", message, ids, places, details=details)]
 
 
 def assign_sides(
@@ -350,6 +360,7 @@ def notice_tiny_classes(
     findings = []
     tiny = [label for label in sorted(counts[0]) if counts[0][label] < TINY_CLASS_ROWS]
     if tiny:
+        rows = [row for row in train if _count_labels([row]).keys() & set(tiny)]
         listed = ", ".join(f"{label} ({counts[0][label]})" for label in tiny[:10])
         more = f" and {len(tiny) - 10} more" if len(tiny) > 10 else ""
         findings.append(
@@ -358,6 +369,8 @@ def notice_tiny_classes(
                 "warn",
                 f"{len(tiny)} of {len(counts[0])} labels have "
                 f"fewer than {TINY_CLASS_ROWS} training rows: {listed}{more}",
+                rows=tuple(row.id for row in rows),
+                places=tuple(row.place for row in rows),
             )
         )
     for name, number in (("validation", counts[1]), ("test", counts[2])):

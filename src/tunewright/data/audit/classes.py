@@ -48,7 +48,7 @@ def find_class_sizes(
         )
         details = {"labels": {label: n for n, label in small}}
         findings.append(name_rows("class_too_small", "warn", message, rows, details=details))
-    findings += _imbalance(train, skew)
+    findings += _imbalance(train, skew, material.train)
     findings += _not_measurable(train, material)
     return findings
 
@@ -122,7 +122,7 @@ def compare_counts(first: Counter[str], second: Counter[str]) -> tuple[float, fl
     return float(chi2.sf(statistic, table.shape[1] - 1)), distance
 
 
-def _imbalance(train: Counter[str], skew: float) -> list[Finding]:
+def _imbalance(train: Counter[str], skew: float, rows: Sequence[Example]) -> list[Finding]:
     (most, largest), (least, smallest) = train.most_common()[0], train.most_common()[-1]
     ratio = largest / smallest
     if ratio < skew:
@@ -132,7 +132,8 @@ def _imbalance(train: Counter[str], skew: float) -> list[Finding]:
         f"({ratio:.0f} to 1); read macro F1 beside accuracy"
     )
     details = {"ratio": round(ratio, 2), "largest": most, "smallest": least}
-    return [Finding("class_imbalance", "info", message, details=details)]
+    rarest = [row for row in rows if least in labels_in(row)]
+    return [name_rows("class_imbalance", "info", message, rarest, details=details)]
 
 
 def _not_measurable(train: Counter[str], material: AuditMaterial) -> list[Finding]:

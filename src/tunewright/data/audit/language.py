@@ -47,10 +47,19 @@ def find_other_languages(material: AuditMaterial) -> list[Finding]:
         if usual[part] and code != usual[part]
     }
     noted, findings = Noted(), []
-    if notes:
+    rarer = {
+        number
+        for (part, code), numbers in found.items()
+        if usual[part] is None and code != seen[part].most_common(1)[0][0]
+        for number in numbers
+    }
+    named: dict[str, str] = {}
+    if notes or rarer:
         for number, example in enumerate(watched(material, "naming rows in other languages")):
             if number in notes:
                 noted.add("other_language", example, notes[number])
+            if number in rarer:
+                named[example.place] = example.id
     languages = {NAMES.get(code, code) for code in usual.values() if code}
     if languages:
         what = f"are written in another language than most ({' and '.join(sorted(languages))})"
@@ -58,7 +67,7 @@ def find_other_languages(material: AuditMaterial) -> list[Finding]:
         findings = noted.findings({"other_language": wording}, material.num_rows)
     for part, counts in seen.items():
         if counts and usual[part] is None:
-            findings.append(_mixed(part, counts))
+            findings.append(_mixed(part, counts, named))
     return findings
 
 
@@ -94,9 +103,12 @@ def _usual(counts: Counter[str]) -> str | None:
     return code if times >= MOSTLY * counts.total() else None
 
 
-def _mixed(part: str, counts: Counter[str]) -> Finding:
+def _mixed(part: str, counts: Counter[str], named: dict[str, str]) -> Finding:
+    """named: id by place of the rows in another language than the commonest."""
     shares = ", ".join(
         f"{NAMES.get(code, code)} {100 * times / counts.total():.0f} %"
         for code, times in counts.most_common(5)
     )
-    return Finding("mixed_languages", "info", f"the {part}s are in several languages: {shares}")
+    message = f"the {part}s are in several languages: {shares}"
+    rows, places = tuple(named.values()), tuple(named)
+    return Finding("mixed_languages", "info", message, rows, places)
