@@ -85,7 +85,7 @@ def open_text(path: Path, *, newline: str | None = None) -> Iterator[IO[str]]:
     Raises DataError for a missing, binary, wrongly encoded or damaged file, inside the block too.
     """
     with naming_bad_bytes(path), open_bytes(path) as file:
-        _refuse_binary(path, file.peek(4096)[:4096] if hasattr(file, "peek") else b"")
+        _refuse_binary(path, file.peek(512)[:512] if hasattr(file, "peek") else b"")
         with io.TextIOWrapper(file, encoding="utf-8-sig", newline=newline) as text:
             yield text
 
@@ -215,6 +215,6 @@ def _refuse_binary(path: Path, head: bytes) -> None:
     for mark, what, remedy in FOREIGN_FILES:
         if head.startswith(mark):
             raise DataError(f"{path}: is {what}; {remedy}")
-    if b"\0" in head or _is_binary(head):
-        at = next(i for i, code in enumerate(head) if code == 0 or code in _CONTROLS)
-        raise DataError(f"{path}: byte 0x{head[at]:02X} at offset {at}: {_binary_remedy(path)}")
+    if b"\0" in head:
+        at = head.index(0)
+        raise DataError(f"{path}: byte 0x00 at offset {at}: {_binary_remedy(path)}")
