@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from tunewright.config import make_recipe
-from tunewright.lifecycle import Plan, _build, judge, record_lineage, write_set
+from tunewright.lifecycle import Plan, judge, next_recipe, record_lineage
 from tunewright.records import Example, Prediction, Request
 from tunewright.store import RunFolder
+from tunewright.training_set import build_set, read_pool, write_pool, write_set
 
 HOW = make_recipe({"retune": {"model_labels": 0.2, "holdout": 0.25}})
 
@@ -36,6 +37,10 @@ def new_requests() -> list[Request]:
     return [*made, Request("j", 1, "TEST question 3", "class 1", label="class 3")]
 
 
+def _prepared(sides) -> SimpleNamespace:
+    return SimpleNamespace(splits=sides, layout=SimpleNamespace(task="classify"))
+
+
 @pytest.fixture
 def built(tmp_path):
     sides = SimpleNamespace(
@@ -45,9 +50,7 @@ def built(tmp_path):
     answers = [
         Prediction(r.id, "new", "tuned", r.input, r.label, r.answer, r.confidence) for r in requests
     ]
-    return _build(
-        RunFolder(tmp_path / "run"), SimpleNamespace(splits=sides), requests, answers, HOW.retune
-    )
+    return build_set(RunFolder(tmp_path / "run"), _prepared(sides), requests, answers, HOW.retune)
 
 
 def plan_of(built, tmp_path, recipe=HOW) -> Plan:
@@ -69,7 +72,7 @@ def test_the_client_that_flips_is_out_and_made_labels_are_capped(built):
 
 
 def test_files_of_the_next_training_tell_where_rows_come_from(built, tmp_path):
-    recipe = write_set(plan_of(built, tmp_path), tmp_path / "data")
+    recipe = next_recipe(plan_of(built, tmp_path), tmp_path / "data")
     lines = [json.loads(x) for x in (tmp_path / "data" / "train.jsonl").read_text().splitlines()]
     origins = {line["origin"] for line in lines}
     assert origins == {"old", "new, by person", "new, by model"}
@@ -99,3 +102,63 @@ def test_promotion_needs_a_gain_and_no_loss(built, tmp_path):
     told = json.loads((tmp_path / "new" / "lineage.json").read_text())
     assert told["promoted"] is True
     assert set(told["judges"].values()) == {"first", "update 1"}
+
+
+def test_the_pool_keeps_what_replay_leaves_out(built, tmp_path):
+    """A second update replays from all rows ever learned, not from the first update's replay."""
+    folder = RunFolder(tmp_path / "run")
+    taught = {row.example.input for row in built.new}
+    assert not taught & {row.input for row in built.validation}
+    assert len(built.validation) > 20
+    folder.path.mkdir()
+    write_pool(built.pool[:150], folder)
+    assert len(read_pool(folder)) == 150
+    again = build_set(
+        folder,
+        _prepared(SimpleNamespace(train=old_rows(5, "replayed"), validation=(), test=())),
+        new_requests(),
+        [],
+        HOW.retune,
+    )
+    assert again.old_rows == 150
+    assert {row.input for row in again.old} == {row.input for row in built.pool[:150]}
+
+
+def test_labels_of_something_new_are_no_contradiction(tmp_path):
+    sides = SimpleNamespace(train=old_rows(200, "train"), validation=(), test=())
+    requests = [
+        Request(f"p{n}", n, f"new {n}", label="class 9" if n % 10 == 3 else "class 1",
+                label_by="person", client=f"client {n % 10}")
+        for n in range(400)
+    ]  # fmt: skip
+    answers = [
+        Prediction(r.id, "new", "tuned", r.input, r.label, "class 1", 0.97) for r in requests
+    ]
+    made = build_set(RunFolder(tmp_path), _prepared(sides), requests, answers, HOW.retune)
+    assert made.clients == ()
+
+
+def test_replayed_rows_stand_for_their_class(tmp_path):
+    """Weights tell how common a class is; nothing is weighted where all rows are learned again."""
+    how = make_recipe({"retune": {"strategy": "continue", "replay": 0.1}}).retune
+    sides = SimpleNamespace(train=old_rows(200, "train"), validation=(), test=())
+    requests = [
+        Request(f"n{n}", n, f"new {n}", label="class 9", label_by="person") for n in range(50)
+    ]
+    answers = [
+        Prediction(r.id, "new", "tuned", r.input, r.label, "class 1", 0.97) for r in requests
+    ]
+    made = build_set(RunFolder(tmp_path), _prepared(sides), requests, answers, how)
+    values = write_set(made, tmp_path / "data")
+    lines = [json.loads(x) for x in (tmp_path / "data" / "train.jsonl").read_text().splitlines()]
+    old = [line for line in lines if line["origin"] == "old"]
+    assert [line["weight"] for line in old] == [10.0] * 20
+    assert not any("weight" in line for line in lines if line["origin"] != "old")
+    assert values["training.weighting"] == "logits"
+    assert values["data.columns"]["weight"] == "weight"
+    whole = make_recipe({"retune": {"strategy": "base"}}).retune
+    values = write_set(
+        build_set(RunFolder(tmp_path), _prepared(sides), requests, answers, whole), tmp_path / "all"
+    )
+    assert "training.weighting" not in values
+    assert "weight" not in values["data.columns"]

@@ -366,6 +366,11 @@ def _with_trained_columns(
     names = {name for _, row in rows for name in row}
     needed = {name for name in (columns.input, columns.output) if name}
     sides = (*columns.numeric, *columns.categorical)
+    if section.columns.weight not in names:  # weighs training rows alone
+        trained = section.columns.model_copy(update={"weight": None})
+        section = section.model_copy(update={"columns": trained})
+    if needed and not sides and not needed & names:  # other names: found as in any file
+        return section.model_copy(update={"columns": Columns()})
     if not needed or not (sides or needed <= names):
         return section
     return section.model_copy(update={"columns": columns})

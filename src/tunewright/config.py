@@ -28,6 +28,7 @@ from tunewright.sections import (
     EmbeddingSection,
     EvaluationSection,
     HostedSection,
+    KeepSection,
     PreferenceSection,
     RetuneSection,
     Section,
@@ -296,6 +297,7 @@ class Recipe(Section):
     """What `search` may vary; null: its usual space."""
     watch: WatchSection = WatchSection()
     retune: RetuneSection = RetuneSection()
+    keep: KeepSection = KeepSection()
 
     @model_validator(mode="before")
     @classmethod

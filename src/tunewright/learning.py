@@ -5,6 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
 from tunewright.config import Recipe
 from tunewright.data.prepare import Prepared
 from tunewright.data.render import Row
@@ -43,8 +47,33 @@ def objective_of(setup: Setup, base: Base) -> Objective:
         objective = _contrastive(setup, base)
     else:
         objective = OBJECTIVES[setup.objective]
+        offset_K = class_offsets(setup)
+        if offset_K is not None:
+            offset = torch.from_numpy(offset_K).float().to(setup.device)
+            objective = partial(objective, offset_K=offset)
     companion = base.companion
     return objective if companion is None else with_penalty(objective, companion.penalty)
+
+
+def class_offsets(setup: Setup) -> NDArray[np.float64] | None:
+    """(K,) log of each class's share of the training rows over its share of their weights.
+
+    None where weights multiply losses (training.weighting), or are all alike. Classes without a row
+    get 0.
+    """
+    if setup.recipe.training.weighting != "logits" or setup.objective != "classify":
+        return None
+    index = {label: number for number, label in enumerate(setup.prepared.layout.labels)}
+    rows, weights = np.zeros(len(index)), np.zeros(len(index))
+    for example in setup.prepared.splits.train:
+        number = index[str(example.output)]
+        rows[number] += 1
+        weights[number] += example.weight
+    seen = (rows > 0) & (weights > 0)
+    offset_K = np.zeros(len(index))
+    shares, wanted = rows[seen] / rows.sum(), weights[seen] / weights.sum()
+    offset_K[seen] = np.log(shares / wanted)
+    return offset_K if np.abs(offset_K).max(initial=0.0) > 1e-9 else None
 
 
 def _contrastive(setup: Setup, base: Base) -> Objective:

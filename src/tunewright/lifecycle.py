@@ -18,8 +18,7 @@ from numpy.typing import NDArray
 from tunewright.asking import open_answerer
 from tunewright.config import Recipe, read_recipe, with_values
 from tunewright.data.clean import plain_words
-from tunewright.data.prepare import Prepared, prepare
-from tunewright.data.replay import choose_replay, is_held_out
+from tunewright.data.prepare import prepare
 from tunewright.decide.retune import (
     Account,
     Timing,
@@ -29,6 +28,7 @@ from tunewright.decide.retune import (
     decide_retune,
 )
 from tunewright.errors import DataError, RecipeError, RunError
+from tunewright.evaluate.ability import Ability, compare_ability
 from tunewright.evaluate.forgetting import Gate, Learning, open_gate, summarise
 from tunewright.evaluate.predict import Asker
 from tunewright.hosted import train_hosted
@@ -37,45 +37,29 @@ from tunewright.hosted_use import HostedAsker, nobody, spent_usd, tuned_weights
 from tunewright.journal import Journal
 from tunewright.metrics.labels import is_right
 from tunewright.metrics.stats import find_units, paired_share_interval
-from tunewright.monitor.outcomes import suspicious_clients
 from tunewright.monitor.traffic import read_traffic
 from tunewright.pipeline import train
 from tunewright.price_desk import Ask
-from tunewright.records import Example, Prediction, Request
+from tunewright.records import Example, Prediction
 from tunewright.sections import RetuneSection
-from tunewright.store import RunFolder, read_json, write_json, write_jsonl
+from tunewright.store import RunFolder, read_json, write_json
+from tunewright.training_set import (
+    TrainingSet,
+    build_set,
+    row_of,
+    write_old,
+    write_pool,
+    write_set,
+)
 
 TASKS = ("classify", "generate")
-SEED = 17
-SURE = 0.9
-CONTINUE_SHARE = 0.1
 FEWEST_NEW = 10
-OLD = "first"
+REDERIVED = frozenset({
+    "training.learning_rate", "training.head_learning_rate", "training.batch_size",
+    "training.num_epochs", "training.max_length", "training.max_batch_tokens",
+    "training.eval_steps", "evaluation.max_new_tokens",
+})  # fmt: skip
 Floats = NDArray[np.float64]
-
-
-@dataclass(frozen=True, slots=True)
-class NewRow:
-    """A labelled request: the row, who labelled it, for whom it was asked."""
-
-    example: Example
-    by: str
-    client: str | None
-
-
-@dataclass(frozen=True)
-class TrainingSet:
-    """What the next model learns from and is judged on. tasks: name to rows that judge it; the last
-    is the new one. left_out: why rows were not taken, and how many.
-    """
-
-    old: tuple[Example, ...]
-    new: tuple[NewRow, ...]
-    validation: tuple[Example, ...]
-    tasks: dict[str, tuple[Example, ...]]
-    left_out: dict[str, int]
-    clients: tuple[tuple[str, float, float, int], ...]
-    old_rows: int
 
 
 @dataclass(frozen=True)
@@ -106,6 +90,7 @@ class Update:
     names: tuple[str, ...]
     matrix: tuple[tuple[float, ...], ...]
     learning: Learning | None
+    probe: Ability | None = None
 
 
 def plan_retune(
@@ -123,21 +108,18 @@ def plan_retune(
     elsewhere, before answers that the log lacks are paid for. Raises DataError with too few labels,
     RecipeError for tasks and strategies that it does not know how to carry on.
     """
-    recipe = read_recipe(folder.recipe, overrides)
+    recipe = _derive_anew(read_recipe(folder.recipe, overrides), folder, overrides)
     asker = open_answerer(str(folder.path), journal, consent=consent, ask=ask)
     if asker.rendering.task not in TASKS:
         raise RecipeError(
             f"{folder.path}: task {asker.rendering.task} cannot be tuned again yet; "
             f"retune knows {' and '.join(TASKS)}"
         )
-    if recipe.retune.strategy == "continue" and recipe.provider == "google":
+    strategy = recipe.retune.strategy
+    if strategy == "continue" and recipe.provider == "google":
         raise RecipeError("retune.strategy is continue; at google a job starts from the base")
-    adapter = not asker.is_remote and not (folder.model / "config.json").exists()
-    if recipe.retune.strategy == "continue" and adapter:
-        raise RecipeError(
-            "retune.strategy is continue, but this run holds an adapter; use base, or export it "
-            "merged first"
-        )
+    if strategy in ("ewc", "merge") and asker.is_remote:
+        raise RecipeError(f"retune.strategy is {strategy}, which needs the weights; use base")
     prepared = prepare(recipe.data, asker.rendering.task, journal)
     requests = [request for request in read_traffic(new) if request.label is not None]
     if len(requests) < FEWEST_NEW:
@@ -146,8 +128,8 @@ def plan_retune(
         )
     if isinstance(asker, HostedAsker):
         asker.remember(requests)
-    answers = _ask(asker, [_row(r) for r in requests], journal)
-    rows = _build(folder, prepared, requests, answers, recipe.retune)
+    answers = _ask(asker, [row_of(r) for r in requests], journal)
+    rows = build_set(folder, prepared, requests, answers, recipe.retune)
     right = np.array([float(is_right(answer)) for answer in answers])
     judged = [row for task in rows.tasks.values() for row in task][: len(prepared.splits.test)]
     usual = (
@@ -160,9 +142,12 @@ def plan_retune(
     return plan, asker
 
 
-def _row(request: Request) -> Example:
-    output = request.label
-    return Example(id=request.id, place="traffic", input=request.input, output=output)
+def _derive_anew(recipe: Recipe, folder: RunFolder, overrides: Sequence[str]) -> Recipe:
+    """The recipe with what followed from the old rows at auto again: the new rows are others."""
+    derived = read_json(folder.state).get("derived", ()) if folder.state.exists() else ()
+    given = {override.partition("=")[0].strip() for override in overrides}
+    keys = {str(item["key"]) for item in derived} - given
+    return with_values(recipe, dict.fromkeys(sorted(keys & REDERIVED), "auto"))
 
 
 def _ask(asker: Asker, rows: Sequence[Example], journal: Journal) -> list[Prediction]:
@@ -170,78 +155,6 @@ def _ask(asker: Asker, rows: Sequence[Example], journal: Journal) -> list[Predic
         return asker.predict(
             rows, system="tuned", split="new", advance=lambda done: advance(done, "")
         )
-
-
-def _build(
-    folder: RunFolder,
-    prepared: Prepared,
-    requests: Sequence[Request],
-    answers: Sequence[Prediction],
-    how: RetuneSection,
-) -> TrainingSet:
-    """Sorts new rows: suspect clients, texts that judge, model-made labels beyond their cap, the
-    stream that is never trained; and chooses old rows.
-    """
-    left_out: Counter[str] = Counter()
-    clients = _suspects(requests, answers)
-    suspect = {name for name, *_ in clients}
-    sides = prepared.splits
-    judging = {plain_words(row.input) for row in (*sides.validation, *sides.test)}
-    people: list[NewRow] = []
-    made: list[NewRow] = []
-    held: list[Example] = []
-    seen: set[str] = set()
-    for request in requests:
-        row, words = _row(request), plain_words(request.input)
-        if request.client in suspect:
-            left_out["labels of a suspect client"] += 1
-        elif words in judging:
-            left_out["text judges already"] += 1
-        elif words in seen:
-            left_out["text repeated"] += 1
-        elif is_held_out(row, how.holdout) and request.label_by != "model":
-            held.append(row)
-        else:
-            by = request.label_by or "person"
-            (made if by == "model" else people).append(NewRow(row, by, request.client))
-        seen.add(words)
-    most = int(how.model_labels * len(people) / max(1 - how.model_labels, 1e-9))
-    left_out["model-made labels beyond the cap"] += max(0, len(made) - most)
-    share = how.replay
-    if share == "auto":
-        share = 1.0 if how.strategy == "base" else CONTINUE_SHARE
-    tasks = {name: rows for name, rows in _old_tasks(folder, sides.test).items() if rows}
-    tasks[f"update {len(tasks)}"] = tuple(held)
-    return TrainingSet(
-        old=tuple(choose_replay(sides.train, share, seed=SEED)),
-        new=(*people, *made[:most]),
-        validation=tuple(sides.validation),
-        tasks=tasks,
-        left_out={name: count for name, count in left_out.items() if count},
-        clients=tuple(clients),
-        old_rows=len(sides.train),
-    )
-
-
-def _suspects(
-    requests: Sequence[Request], answers: Sequence[Prediction]
-) -> list[tuple[str, float, float, int]]:
-    """Clients whose labels contradict sure answers of the present model as no others' do."""
-    sure = [i for i, answer in enumerate(answers) if (answer.confidence or 0.0) >= SURE]
-    wrong = np.array([1.0 - float(is_right(answers[i])) for i in sure])
-    return suspicious_clients([requests[i].client for i in sure], wrong)
-
-
-def _old_tasks(folder: RunFolder, test: Sequence[Example]) -> dict[str, tuple[Example, ...]]:
-    """The rows that judge, by task; runs that came of a retune keep theirs in lineage.json."""
-    path = folder.path / "lineage.json"
-    if not path.exists():
-        return {OLD: tuple(test)}
-    owners = {str(text): str(name) for text, name in read_json(path)["judges"].items()}
-    tasks: dict[str, list[Example]] = {}
-    for row in test:
-        tasks.setdefault(owners.get(plain_words(row.input), OLD), []).append(row)
-    return {name: tuple(rows) for name, rows in tasks.items()}
 
 
 def _timing(
@@ -290,7 +203,11 @@ def _reasons(
         f"{100 * others:.0f} %"
         for name, share, others, count in rows.clients
     ]
-    start = "the base" if how.strategy == "base" else "the tuned weights"
+    start = {
+        "base": "the base", "continue": "the tuned weights",
+        "ewc": "the tuned weights, those that old rows depend on held",
+        "merge": f"the base, and merges with the tuned model ({how.merge})",
+    }[how.strategy]  # fmt: skip
     said.append(
         f"tunes from {start}; promoted only if no old task loses {100 * how.margin:g} points"
     )
@@ -322,15 +239,20 @@ def retune(
     if resume:
         recipe = read_recipe(RunFolder(run_dir).recipe)
     else:
-        recipe = write_set(plan, run_dir.with_name(run_dir.name + "-data"))
+        recipe = next_recipe(plan, data_of(run_dir))
     learn(recipe, run_dir, journal)
+    write_pool(plan.rows.pool, RunFolder(run_dir))
     fresh = open_answerer(str(run_dir), journal, consent=consent, ask=ask)
     right = {
         name: (_rights(asker, rows, journal), _rights(fresh, rows, journal))
         for name, rows in plan.rows.tasks.items()
         if rows
     }
-    update = judge(plan, run_dir, right)
+    probe = None
+    if not (asker.is_remote or fresh.is_remote):
+        with journal.progress("what both can do beside the task", 1.0):
+            probe = compare_ability(asker, fresh)
+    update = judge(plan, run_dir, right, probe)
     record_lineage(plan, update)
     return update
 
@@ -351,48 +273,49 @@ def _train(
         train_hosted(recipe, run_dir, journal, resume=resume, consent=consent or nobody, ask=ask)
 
 
+def data_of(run_dir: Path) -> Path:
+    """Where the rows of a run that comes of a retune lie."""
+    return run_dir.with_name(run_dir.name + "-data")
+
+
+def next_place(old: Path) -> Path:
+    """A free folder beside the old run: its name with a number."""
+    number = 2
+    while (place := old.with_name(f"{old.name}-{number}")).exists() or data_of(place).exists():
+        number += 1
+    return place
+
+
 def _rights(asker: Asker, rows: Sequence[Example], journal: Journal) -> Floats:
     return np.array([float(is_right(answer)) for answer in _ask(asker, rows, journal)])
 
 
-def write_set(plan: Plan, data: Path) -> Recipe:
-    """The files of the next training, and the recipe that reads them."""
-    data.mkdir(parents=True, exist_ok=True)
-    rows = plan.rows
-    old = [_line(row, "old") for row in rows.old]
-    new = [_line(row.example, f"new, by {row.by}") for row in rows.new]
-    write_jsonl(data / "train.jsonl", [*old, *new])
-    write_jsonl(data / "validation.jsonl", [_line(row, "old") for row in rows.validation])
-    write_jsonl(data / "test.jsonl", [
-        _line(row, name) for name, task in rows.tasks.items() for row in task
-    ])  # fmt: skip
-    values: dict[str, Any] = {
-        "data.train": str(data / "train.jsonl"),
-        "data.validation": str(data / "validation.jsonl") if rows.validation else 0.1,
-        "data.test": str(data / "test.jsonl"),
-        "data.columns": {"input": "input", "output": "output"},
-        "data.format": "jsonl",
-        "data.group": None,
-        "data.label_separator": None,
-        "data.max_rows": None,
-    }
-    if plan.strategy == "continue":
+def next_recipe(plan: Plan, data: Path) -> Recipe:
+    """Write the next training set into `data`; the recipe that learns from it."""
+    here = plan.recipe.provider == "here"  # nobody else knows what a row's weight means
+    values = write_set(plan.rows if here else replace(plan.rows, classes=False), data)
+    how, model = plan.recipe.retune, str(RunFolder(plan.folder).model)
+    keep: dict[str, Any] = {"ewc": 0.0, "rows": None, "model": None}
+    if plan.strategy in ("continue", "ewc"):
         values["base_model"] = tuned_weights(RunFolder(plan.folder))
+    if plan.strategy == "ewc":
+        keep |= {"ewc": how.ewc, "rows": str(write_old(plan.rows, data))}
+    if plan.strategy == "merge":
+        keep |= {"model": model, "merge": how.merge}
+    values |= {f"keep.{key}": value for key, value in keep.items()}
     return with_values(plan.recipe, values)
 
 
-def _line(row: Example, origin: str) -> dict[str, Any]:
-    if row.columns or not isinstance(row.output, str):
-        raise DataError(
-            f"{row.place}: rows with side columns or several labels cannot be tuned again yet"
-        )
-    return {"input": row.input, "output": row.output, "origin": origin}
-
-
-def judge(plan: Plan, run_dir: Path, right: dict[str, tuple[Floats, Floats]]) -> Update:
+def judge(
+    plan: Plan,
+    run_dir: Path,
+    right: dict[str, tuple[Floats, Floats]],
+    probe: Ability | None = None,
+) -> Update:
     """The gate over old tasks, the gain on the new one, the matrix so far.
 
-    right: per task 1 or 0 for each row of the old model, and of the new one.
+    right: per task 1 or 0 for each row of the old model, and of the new one. probe: what the two
+    can do beside the task; it closes the gate where retune.ability_margin is set and surely lost.
     """
     *old_names, new_name = plan.rows.tasks
     gate = open_gate(
@@ -414,18 +337,29 @@ def judge(plan: Plan, run_dir: Path, right: dict[str, tuple[Floats, Floats]]) ->
     else:
         because.append(f"{new_name}: no new row was held out, so no gain is shown")
     better = gain > 0
+    most = plan.recipe.retune.ability_margin
+    spoilt = probe is not None and most is not None and probe.ci95[1] < -most
+    if probe is not None:
+        because.append(f"general ability: {probe.says}" + ("; too much" if spoilt else ""))
     names, matrix = _matrix(plan, right)
     square = len(matrix) == len(names)
     return Update(
         run=run_dir,
         gate=gate,
-        promoted=gate.open and better,
+        promoted=gate.open and better and not spoilt,
         because=tuple(because),
         new_task=told,
         names=names,
         matrix=matrix,
-        learning=summarise(matrix) if square and len(names) > 1 else None,
+        learning=summarise(matrix, _guesses(plan, names)) if square and len(names) > 1 else None,
+        probe=probe,
     )
+
+
+def _guesses(plan: Plan, names: Sequence[str]) -> list[float]:
+    """Per task the score of always giving its commonest answer: what is had without learning."""
+    tasks = [Counter(str(row.output) for row in plan.rows.tasks[name]) for name in names]
+    return [counts.most_common(1)[0][1] / counts.total() for counts in tasks]
 
 
 def _matrix(
@@ -450,6 +384,7 @@ def record_lineage(plan: Plan, update: Update) -> None:
         "because": update.because, "names": update.names, "matrix": update.matrix,
         "learning": update.learning and asdict(update.learning),
         "left_out": plan.rows.left_out, "judges": judges,
+        "probe": update.probe and asdict(update.probe),
         "model_made_labels": sum(row.by == "model" for row in plan.rows.new),
     })  # fmt: skip
 
@@ -471,6 +406,7 @@ def plan_document(plan: Plan) -> dict[str, Any]:
 
 def update_document(update: Update) -> dict[str, Any]:
     """An update as plain values, for --json."""
-    document = asdict(replace(update, learning=None))
+    document = asdict(replace(update, learning=None, probe=None))
     document["learning"] = update.learning and asdict(update.learning)
+    document["probe"] = update.probe and asdict(update.probe)
     return document

@@ -43,7 +43,13 @@ from tunewright.hosted_cost import Consent
 from tunewright.hosted_rivals import answer_beside, describe_beside, price_beside
 from tunewright.journal import Journal, open_tracker, silence
 from tunewright.judging import check_judge, measure_agreement, with_judge
-from tunewright.learning import check_preferences, objective_of, with_references
+from tunewright.keeping_old import anchored, check_keep, merged_with_old
+from tunewright.learning import (
+    check_preferences,
+    class_offsets,
+    objective_of,
+    with_references,
+)
 from tunewright.metrics.table import check_metrics, find_metric, lacks, metrics_for
 from tunewright.model.device import check_workers, device_name, read_energy_j, resident_memory
 from tunewright.model.load import Base
@@ -213,6 +219,7 @@ def _prepare(
         if recipe.evaluation.beside and not resume:
             price_beside(recipe, prepared, folder, journal, *spending)
         setup = make_setup(recipe, prepared, journal)
+        check_keep(setup)
         return replace(
             setup,
             distributions=learns_from_logits(recipe),
@@ -301,16 +308,18 @@ def _train_model(
     """Tune, and leave model/ with the best weights."""
     tuning, fitted, frozen = _learn(setup, folder, journal, resume, ranks)
     ranks.leave()
-    temperature = None
+    temperature, base = None, tuning.base
     if ranks.sharding is None:  # else nobody holds a whole model that could be asked
-        fitted, temperature = settle_confidence(setup, tuning.base, fitted, journal)
+        metrics = choose_metrics(setup.recipe, setup.prepared)
+        base, fitted = merged_with_old(setup, base, fitted, metrics, journal)
+        fitted, temperature = settle_confidence(setup, base, fitted, journal)
     manifest = {**setup.manifest(), "temperature": temperature}
-    save_tuned(tuning.base, folder.model, state={**frozen, **fitted.weights}, extra=manifest)
+    save_tuned(base, folder.model, state={**frozen, **fitted.weights}, extra=manifest)
     journal.say(
         f"trained {fitted.steps} steps in {fitted.seconds:.0f} s ({fitted.ended}); "
         f"best at step {fitted.best_step}"
     )
-    _free(tuning.base)
+    _free(base)
     return replace(fitted, weights={})
 
 
@@ -332,7 +341,7 @@ def _learn(
             open_tracker(name, folder.path, setup.recipe.model_dump()) for name in training.trackers
         ]
     fitted_head = training.head_init != "random" and start_head(
-        tuning.base, rows, tuning.plan.pad_id
+        tuning.base, rows, tuning.plan.pad_id, class_offsets(setup)
     )
     if fitted_head:
         journal.say("the new head starts from a linear model on the frozen base")
@@ -346,7 +355,7 @@ def _learn(
         rows,
         replace(_with_rollouts(setup, tuning, folder), fitted_start=mixing),
         training,
-        objective=objective_of(setup, tuning.base),
+        objective=anchored(setup, tuning, objective_of(setup, tuning.base), journal),
         evaluate=None if judge is None else judge.look,
         noise=(lambda: 0.0) if judge is None else judge.noise,
         checkpoints=folder.checkpoints,

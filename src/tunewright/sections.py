@@ -194,6 +194,9 @@ class TrainingSection(Section):
     """Join rows into one sequence with attention kept apart; saves padding on mixed lengths."""
     label_smoothing: float = Field(default=0.0, ge=0.0, lt=1.0)
     """Share of the target mass spread over all classes or tokens."""
+    weighting: Literal["loss", "logits"] = "loss"
+    """What row weights do: loss: multiply the row's loss; logits: say how common its class will be
+    (classify, one label a row)."""
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)] | Auto = "auto"
     """Dropout inside the base; auto: what its config says."""
     neftune_alpha: float | None = Field(default=None, gt=0, le=1000)
@@ -417,6 +420,21 @@ class WatchSection(Section):
     """URL to which alarms are posted as JSON."""
 
 
+class KeepSection(Section):
+    """What tuning again keeps of the model before; `retune` fills it in by its strategy."""
+
+    ewc: float = Field(default=0.0, ge=0.0)
+    """Strength with which weights that keep.rows depend on are held near their start."""
+    rows: str | None = None
+    """JSONL of old rows (input, output) that keep.ewc looks at."""
+    model: str | None = None
+    """A tuned model of the same base, merged with the new one at the end (classify, regress)."""
+    merge: Literal["linear", "ties", "dare"] = "linear"
+    """How changes are added: weighted; the largest that agree; thinned at random."""
+    density: float = Field(default=0.5, gt=0.0, le=1.0)
+    """Share of the changes that ties and dare keep."""
+
+
 class RetuneSection(Section):
     """When and how a model is tuned again."""
 
@@ -428,13 +446,30 @@ class RetuneSection(Section):
     """Hours between two tunings, at least."""
     every_days: float | None = Field(default=None, gt=0.0)
     """Also tune again after so many days."""
-    strategy: Literal["base", "continue"] = "base"
-    """base: from the base on old and new rows; continue: from the tuned weights, with replay."""
+    strategy: Literal["base", "continue", "ewc", "merge"] = "base"
+    """base: from the base on old and new rows; continue: from the tuned weights, with replay; ewc:
+    the same, weights that old rows depend on held; merge: from the base on replay and new rows,
+    then merged with the tuned model."""
+    ewc: float = Field(default=100.0, gt=0.0)
+    """Strength of strategy ewc; what does well differs much from task to task."""
+    merge: Literal["linear", "ties", "dare"] = "linear"
+    """How strategy merge adds up what the two models learned."""
     replay: Annotated[float, Field(ge=0.0, le=1.0)] | Auto = "auto"
-    """Old rows kept, as a share of all old rows; auto: all of them for base, 10 % for continue."""
+    """Old rows kept, as a share of all old rows; auto: all of them for base, else 10 %."""
     model_labels: float = Field(default=0.2, ge=0.0, le=1.0)
     """Most rows with labels made by a model, as a share of the new rows."""
     holdout: Share = 0.2
     """Share of the new rows that is never trained on, and judges the update."""
     margin: float = Field(default=0.03, gt=0.0, lt=1.0)
     """Loss on an old task that is too much for promotion."""
+    ability_margin: Annotated[float, Field(gt=0.0)] | None = None
+    """Loss on the probe of general ability (share of texts, or nats a token) that is too much for
+    promotion; null: it is told and closes nothing."""
+    least_rows: int = Field(default=50, ge=10)
+    """auto: new rows with a label that must have come before it tunes again."""
+    shadow_rows: int = Field(default=500, ge=0)
+    """auto: newest requests that the new model answers, for nobody, before it may answer users."""
+    canary_share: float = Field(default=0.1, ge=0.0, lt=1.0)
+    """auto: share of the requests that the new model answers at first; 0: all at once."""
+    canary_requests: int = Field(default=200, ge=1)
+    """auto: requests that a canary must have answered well before it takes all."""

@@ -19,6 +19,8 @@ from tunewright.methods import Options
 from tunewright.yaml_text import load_yaml
 
 FOLDER = "TUNEWRIGHT_SERVER"
+STORY = "story.jsonl"
+"""In the folder of a release that `auto` looks after: what happened, a line each."""
 DEFAULT_BASE = "embedded:minilm"
 MAX_FILE_BYTES = 512 << 20
 MAX_PART_BYTES = 64 << 20
@@ -146,6 +148,10 @@ class ServerFolder:
     def worker_lock(self) -> Path:
         """Held by the server's own worker."""
         return self.path / "worker.lock"
+
+    def auto(self, release: str) -> Path:
+        """Memory and story of a release that `auto` looks after; its name is checked already."""
+        return self.path / "auto" / release
 
     def file(self, file_id: str) -> Path:
         """Where an uploaded file lies."""

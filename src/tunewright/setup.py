@@ -156,7 +156,11 @@ class Setup:
         return tuple(sorted(found, key=_digest_text)[:MOST_PASSAGES])
 
     def standardised(self, rows: Sequence[Row]) -> Sequence[Row]:
-        """Rows as the loss wants them: numbers on the scale that the model works on."""
+        """Rows as the loss wants them: numbers on the scale that the model works on, weight 1
+        where weights speak of classes.
+        """
+        if self.objective == "classify" and self.recipe.training.weighting == "logits":
+            return [replace(row, weight=1.0) for row in rows]
         if self.task != "regress":
             return rows
         mean, deviation = self.scale.mean, self.scale.deviation

@@ -27,7 +27,7 @@ from tunewright.errors import Refusal, RunError
 from tunewright.evaluate.predict import continue_text
 from tunewright.evaluate.score import score
 from tunewright.journal import Journal, silence
-from tunewright.learning import objective_of, with_references
+from tunewright.learning import class_offsets, objective_of, with_references
 from tunewright.metrics.table import find_metric, metrics_for
 from tunewright.model.load import Base
 from tunewright.records import Example, Score, StepLog
@@ -252,7 +252,7 @@ def _train(
     rows = with_references(setup, tuning, rows, silence())
     training = setup.recipe.training
     fitted_head = training.head_init != "random" and start_head(
-        tuning.base, rows, tuning.plan.pad_id
+        tuning.base, rows, tuning.plan.pad_id, class_offsets(setup)
     )
     mixing = training.interpolate == "on" or (training.interpolate == "auto" and fitted_head)
     fitted = fit(
@@ -328,7 +328,7 @@ def ramp_losses(
     rows = with_references(setup, tuning, rows, silence())
     plan, training = tuning.plan, setup.recipe.training
     if training.head_init != "random":
-        start_head(tuning.base, rows, plan.pad_id)
+        start_head(tuning.base, rows, plan.pad_id, class_offsets(setup))
     optimizer = MasterAdamW(tuning.parameters, plan.head_names, plan.rates, training)
     device = tuning.parameters[0][1].device
     cutting = MicroBatching(plan.max_batch_tokens, plan.pad_id, device, training.packing)

@@ -259,7 +259,21 @@ def watch_log(
     tell: Callable[[Alert], None] | None = None,
 ) -> Watch:
     """Play a log through the rules. live: alerts go to the watch folder and the webhook as well."""
-    requests = read_traffic(log)
+    return watch_requests(eye, read_traffic(log), journal, live=live, tell=tell)
+
+
+def watch_requests(
+    eye: Eye,
+    requests: Sequence[Request],
+    journal: Journal,
+    *,
+    live: bool = True,
+    tell: Callable[[Alert], None] | None = None,
+    from_batch: int = 0,
+) -> Watch:
+    """The same on requests in order of time. from_batch: alarms of batches before are known, and
+    nobody is told of them again.
+    """
     watcher, seen = Watcher(eye.ground, eye.limits), Watch(num_requests=len(requests))
     window: list[Seen] = []
     everything: list[Seen] = []
@@ -278,9 +292,9 @@ def watch_log(
                 seen.alerts[-1] = alert
             else:
                 seen.alerts.append(alert)
-                if tell:
+                if tell and alert.batch >= from_batch:
                     tell(alert)
-                if live:
+                if live and alert.batch >= from_batch:
                     _send(eye, alert, journal)
         window.append(item)
         everything.append(item)

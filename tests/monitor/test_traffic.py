@@ -99,3 +99,21 @@ def test_a_line_being_written_is_left_and_a_broken_one_is_named(tmp_path):
 def test_equal_ids_stay_apart(tmp_path):
     log = write(tmp_path / "l.jsonl", {"id": "a", "input": "1"}, {"id": "a", "input": "2"})
     assert [item.id for item in read_traffic(log)] == ["a", "a-2"]
+
+
+def test_a_folder_and_further_files_are_one_log(tmp_path):
+    """As `serve --capture` leaves it, with labels that a person filled in beside it."""
+    folder = tmp_path / "traffic"
+    folder.mkdir()
+    write(folder / "traffic-2026-01-02.jsonl", {"id": "b", "time_s": 20, "input": "two"})
+    write(folder / "traffic-2026-01-01.jsonl", {"id": "a", "time_s": 10, "input": "one"})
+    labels = write(
+        tmp_path / "review.jsonl",
+        {"id": "b", "input": "two", "answer": "x", "weight": 2.0, "label": "card"},
+        {"id": "a", "input": "one", "answer": "x", "weight": 2.0, "label": None},
+    )
+    first, second = read_traffic(folder, labels)
+    assert (first.id, first.label, second.label) == ("a", None, "card")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="no request in it"):
+        read_traffic(tmp_path / "empty")

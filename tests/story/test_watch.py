@@ -119,3 +119,69 @@ def test_tuned_again_on_what_is_new(trained, capsys):
     assert told["new_task"]["gain"] > 0.3
     assert told["promoted"] == told["gate"]["open"]
     assert json.loads((again / "lineage.json").read_text())["names"] == ["first", "update 1"]
+
+
+@pytest.mark.slow
+def test_an_adapter_is_continued_twice(trained, capsys):
+    """Labels grow with every update; replay is drawn from all old rows, not from what was replayed."""
+    folder = trained / "lora"
+    folder.mkdir()
+    recipe = json.loads((trained / "recipe.yaml").read_text())
+    recipe |= {"adapter": {"method": "lora", "r": 4}, "retune": {"strategy": "continue"}}
+    recipe["training"]["max_steps"] = 40
+    (folder / "recipe.yaml").write_text(json.dumps(recipe))
+    assert run(["train", str(folder / "recipe.yaml"), "--run-dir", str(folder / "1")]) == 0
+    rng, pools = random.Random(5), []
+    kinds = {"hotel": NEW, "weather": ["will it rain tomorrow", "how warm is it", "is it windy"]}
+    for number, (label, texts) in enumerate(kinds.items(), 1):
+        new = folder / f"{label}.jsonl"
+        new.write_text("".join(
+            json.dumps({"input": f"{rng.choice(texts)} {rng.randrange(100, 1000)}", "label": label})
+            + "\n" for _ in range(120)
+        ))  # fmt: skip
+        capsys.readouterr()
+        words = ["retune", str(folder / str(number)), "--new", str(new), "--json"]
+        assert run([*words, "--run-dir", str(folder / str(number + 1))]) in (0, 1)
+        told = json.loads(capsys.readouterr().out)
+        assert told["strategy"] == "continue"
+        assert told["update"]["new_task"]["gain"] > 0.3
+        pools.append(told["rows"]["old"])
+        model = json.loads((folder / str(number + 1) / "model" / "tunewright.json").read_text())
+        assert label in model["labels"]
+        assert {"delivery", "card"} <= set(model["labels"])
+    names = json.loads((folder / "3" / "lineage.json").read_text())["names"]
+    assert names == ["first", "update 1", "update 2"]
+    pool = (folder / "3" / "pool.jsonl").read_text().splitlines()
+    assert {json.loads(line)["output"] for line in pool} == {"delivery", "card", *kinds}
+    assert pools[1] > pools[0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("words", [
+    ("retune.strategy=ewc",),
+    ("retune.strategy=merge",),
+    ("retune.strategy=merge", "retune.merge=ties", "adapter.method=lora", "adapter.r=4"),
+], ids=["ewc", "merge", "merge-lora-ties"])  # fmt: skip
+def test_other_strategies_learn_what_is_new(trained, capsys, tmp_path, words):
+    """Weights held, or two models merged: the new kind is known, the old ones stay."""
+    rng = random.Random(7)
+    new = tmp_path / "new.jsonl"
+    new.write_text("".join(
+        json.dumps({"input": f"{rng.choice(NEW)} {rng.randrange(100, 1000)}", "label": "hotel"})
+        + "\n" for _ in range(120)
+    ))  # fmt: skip
+    more = [part for word in words for part in ("--set", word)]
+    capsys.readouterr()
+    command = [
+        "retune",
+        str(trained / "run"),
+        "--new",
+        str(new),
+        "--run-dir",
+        str(tmp_path / "again"),
+    ]
+    assert run([*command, *more, "--set", "retune.margin=0.3", "--json"]) in (0, 1)
+    told = json.loads(capsys.readouterr().out)["update"]
+    assert told["new_task"]["new"] > 0.8
+    assert told["gate"]["tasks"][0]["new"] > 0.7
+    assert (tmp_path / "again" / "report.json").exists()

@@ -1,5 +1,7 @@
 """A head that starts fitted: better than noise before the first step, with and without adapter."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +12,9 @@ from tunewright.data.render import Row
 from tunewright.model.adapters.table import attach, trainable_parameters
 from tunewright.model.load import load_base
 from tunewright.model.pooling import add_mean_pooling, wants_mean_pooling
+from tunewright.model.weights import save_tuned
 from tunewright.train.head import find_head, scale_outputs, start_head
+from tunewright.train.objectives import class_cross_entropy
 
 
 def rows_of_two_kinds(count=40, number=None):
@@ -104,3 +108,43 @@ def test_logits_are_scaled_in_the_layer_that_gives_them(shape, method, tmp_path)
 def test_outputs_that_were_not_trained_are_left_alone(bert):
     base = load_base(str(bert), task="classify", labels=("a", "b"))
     assert scale_outputs(base, {}, 0.5) is None
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_labels_that_stay_keep_what_the_head_knew(bert, tmp_path, method):
+    """A head for more labels starts with the rows of the old ones, and few rows hardly move them."""
+    base = attach(load_base(str(bert), task="classify", labels=("a", "c")), method, r=4)
+    rows = rows_of_two_kinds()
+    start_head(base, rows, 0)
+    save_tuned(base, tmp_path / "first")
+    grown = load_base(str(tmp_path / "first"), task="classify", labels=("a", "b", "c"))
+    assert grown.known_labels == {"a", "c"}
+    old, new = find_head(base), find_head(grown)
+    assert torch.allclose(old.weight, new.weight[[0, 2]])
+    assert torch.allclose(old.bias, new.bias[[0, 2]])
+    third = [replace(row, id=f"n{row.id}", target=1, input_ids=row.input_ids + 160)
+             for row in rows[:20]]  # fmt: skip
+    few = [replace(row, target=2 * row.target) for row in rows[:2]]
+    grown = attach(grown, "full")
+    offsets = np.log(3 * np.array([1, 20, 1]) / 22)  # each of the few stands for twenty
+    assert start_head(grown, [*few, *third], 0, offsets)
+    wanted = torch.tensor([2 * row.target for row in rows])
+    assert (answers(grown, rows).argmax(1) == wanted).float().mean() > 0.85
+    assert (answers(grown, third).argmax(1) == 1).float().mean() > 0.9
+    other = load_base(str(tmp_path / "first"), task="classify", labels=("x", "y"))
+    assert not other.known_labels
+
+
+def test_offsets_answer_for_classes_as_common_as_their_weights(bert):
+    """Nine rows of one class and one of another, on the same text: as common as weights say."""
+    base = attach(load_base(str(bert), task="classify", labels=("a", "b")), "full")
+    text = rows_of_two_kinds(1)[0]
+    rows = [replace(text, id=str(n), target=int(n >= 18)) for n in range(20)]
+    assert start_head(base, rows, 0, np.log(np.array([0.9 / 0.5, 0.1 / 0.5])))
+    shares = answers(base, rows[:1]).softmax(1)[0]
+    assert abs(float(shares[0]) - 0.5) < 0.05
+    batch = make_batch(rows, pad_id=0, device=torch.device("cpu"))
+    offset = torch.tensor([0.9 / 0.5, 0.1 / 0.5]).log()
+    with torch.no_grad():
+        loss = class_cross_entropy(base.model, batch, offset_K=offset) / 20
+    assert abs(float(loss) - 0.325) < 0.02

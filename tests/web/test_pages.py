@@ -9,11 +9,12 @@ from tests.web.conftest import ATTACK, Site
 
 from tunewright.access import create_key
 from tunewright.cleaning import read_decisions
-from tunewright.releases.board import list_releases
+from tunewright.releases.board import add_release, list_releases, move_release
+from tunewright.releases.gate import read_lineage
 from tunewright.web.shell import POLICY
 
 PAGES = ("/", "/runs", "/runs/topics-1", "/runs/topics-1/review", "/compare?a=topics-1&b=topics-2",
-         "/playground", "/releases", "/traffic", "/login")  # fmt: skip
+         "/playground", "/releases", "/story", "/traffic", "/login")  # fmt: skip
 
 
 @pytest.fixture
@@ -170,3 +171,34 @@ def test_a_live_run_streams_its_state(site, client):
     assert events[-1]["state"] == "finished"
     assert "svg" in events[-1]["curves"] and events[0]["tiles"] != events[-1]["tiles"]
     assert 0 < events[0]["share"] < events[-1]["share"] <= 1
+
+
+def test_the_story_of_a_release_is_told_in_order(site, client):
+    """Moves, alarms, tunings and the scores of every task; text from outside is escaped."""
+    run = site.runs / "topics-1"
+    release = add_release(site.database, "support", str(run), read_lineage(run), who="me")
+    move_release(site.database, "support", release.version, "production", who="me", why="test")
+    (run / "watch").mkdir()
+    alarm = {"batch": 3, "time_s": 1e9, "sentence": f"confidence fell {ATTACK}", "cost_usd": 12.5,
+             "clusters": [{"name": "new_kind", "count": 7, "examples": [ATTACK]}]}  # fmt: skip
+    (run / "watch" / "alerts.jsonl").write_text(json.dumps(alarm) + "\n")
+    (run / "lineage.json").write_text(json.dumps({
+        "parent": "/somewhere/topics-0", "strategy": "continue", "because": [ATTACK],
+        "names": ["first", "update 1"], "matrix": [[0.9, 0.1], [0.88, 0.75]],
+        "learning": {"acc": 0.815, "bwt": -0.02, "fwt": None}, "left_out": {"text repeated": 3},
+    }))  # fmt: skip
+    folder = site.home.folder.auto("support")
+    folder.mkdir(parents=True)
+    lines = [{"at": 2e9, "event": "tuning", "says": ["errors have cost $30", "60 rows"],
+              "release": "support@1"}]  # fmt: skip
+    (folder / "story.jsonl").write_text(
+        "".join(json.dumps(line) + "\n" for line in lines) + "{half"
+    )
+    page = client.get("/story/support").text
+    assert client.get("/story").text.count("errors have cost $30") == 1
+    for part in ("tuning again", "confidence fell", "$12.50", "new_kind", "topics-0", "75.0",
+                 "-2.0", "production"):  # fmt: skip
+        assert part in page, part
+    assert "<img src=x" not in page
+    assert page.index("tuning again") < page.index("confidence fell")
+    assert client.get("/story/none").status_code == 404

@@ -44,7 +44,7 @@ from tunewright.hosting import Hosting
 from tunewright.jobs.home import Home
 from tunewright.releases.live import LiveReleases
 from tunewright.serve.capture import Capture
-from tunewright.web import actions, live, pages, tune
+from tunewright.web import actions, live, pages, story, tune
 from tunewright.web.shell import Sessions
 
 NUM_THREADS = 40
@@ -53,6 +53,7 @@ ROUTERS = (
     about.router, chat.router, completions.router, decide.router, feedback.router, files.router,
     tuning.router, graders.router, job_events.router, permissions.router, tuned_models.router,
     pages.router, live.router, actions.router, tune.router,
+    story.router,
 )  # fmt: skip
 
 

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from tunewright.cli import jobs, keys, release
+from tunewright.cli.auto import auto
 from tunewright.cli.benefit import benefit
 from tunewright.cli.chat import chat
 from tunewright.cli.check import check
@@ -94,6 +95,7 @@ COMMANDS: tuple[Callable[..., Answer], ...] = (
     serve,
     watch,
     retune,
+    auto,
     runs,
     doctor,
 )

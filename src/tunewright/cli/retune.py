@@ -54,7 +54,7 @@ def retune(
     """
     from tunewright.cli.spending import ask_price, make_consent
     from tunewright.journal import ConsoleJournal
-    from tunewright.lifecycle import plan_document, plan_retune, update_document
+    from tunewright.lifecycle import next_place, plan_document, plan_retune, update_document
     from tunewright.lifecycle import retune as tune_again
     from tunewright.store import RunFolder
 
@@ -70,7 +70,7 @@ def retune(
         return Answer(document, lambda console: _print(plan.why, console))
     for line in plan.why:
         journal.say(line)
-    place = run_dir or _next_place(folder.path)
+    place = run_dir or next_place(folder.path)
     again = ["tunewright", "retune", str(run), "--new", str(new), "--run-dir", str(place)]
     again += [*(f"--set={text}" for text in overrides or ()), "--resume"]
     with naming_the_way_back(shlex.join(again), place):
@@ -83,18 +83,12 @@ def retune(
         if update.learning is not None:
             console.print(
                 f"  mean score {100 * update.learning.acc:.1f}, change of earlier tasks "
-                f"{100 * update.learning.bwt:+.1f} points"
+                f"{100 * update.learning.bwt:+.1f} points, head start of later ones "
+                f"{100 * update.learning.fwt:+.1f} points"
             )
         console.print(f"The new run: {place}", markup=False, soft_wrap=True)
 
     return Answer(document, show, exit_status=0 if update.promoted else 1)
-
-
-def _next_place(old: Path) -> Path:
-    number = 2
-    while (place := old.with_name(f"{old.name}-{number}")).exists():
-        number += 1
-    return place
 
 
 def _print(lines: tuple[str, ...], console: Console) -> None:

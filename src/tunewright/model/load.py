@@ -28,6 +28,7 @@ from tunewright.model.pretrained import (
     from_scratch,
     from_weights,
     init_fresh,
+    keep_known_rows,
     label_sized,
 )
 from tunewright.model.quantize import (
@@ -66,7 +67,8 @@ class Base:
     dtype: of the weights; quantization: in which frozen linear layers are held (none, nf4, int8).
     companion: what its method does beside the gradient, after every update (AdaLoRA), or None.
     fast_names: parameters that learn at rate_ratio times the rate. first_state: A and B as PiSSA
-    started them, which its saved form needs.
+    started them, which its saved form needs. known_labels: whose rows of a new head come from the
+    model that is gone on from.
     """
 
     model: Any
@@ -89,6 +91,7 @@ class Base:
     fast_names: frozenset[str] = frozenset()
     rate_ratio: float = 1.0
     first_state: dict[str, torch.Tensor] = field(default_factory=dict)
+    known_labels: frozenset[str] = frozenset()
 
     @property
     def is_adapted(self) -> bool:
@@ -185,7 +188,7 @@ def load_source(
         auto = _auto_class(kind, task)
         if random_init:
             model = from_scratch(auto, config, dtype, attn, seed, trust_remote_code)
-            missing: tuple[str, ...] = ()
+            missing, known = (), frozenset[str]()
         else:
             model, missing = from_weights(
                 auto, ground, config, dtype, attn, trust_remote_code, more
@@ -193,7 +196,7 @@ def load_source(
             check_missing(ground, model, missing, headed=task in (*HEADED, "tag"))
             if task in ("classify", "tag") and own_labels != tuple(config.id2label.values()):
                 missing = tuple(sorted({*missing, *label_sized(model, config.num_labels)}))
-            init_fresh(model, missing, seed)
+            known = _begin_new_parts(model, source, missing, own_labels, seed)
         _give_generation_config(model, ground.path, tokenizer)
         if source.is_adapter:  # it may have brought tokens that its base lacks
             _grow_embeddings(model, len(tokenizer))
@@ -214,6 +217,7 @@ def load_source(
         device=torch.device(device),
         dtype=dtype,
         fresh=missing,
+        known_labels=known if missing else frozenset(),
         pooling=find_pooling((source.path, ground.path), kind),
         default_template=default_template,
         quantization=quantization,
@@ -319,6 +323,21 @@ def _read_config(source: ModelSource, trust_remote_code: bool) -> Any:
         raise ModelError(f"{path}: {safety.first_line(error)}; correct the config") from None
     config.name_or_path = source.loadable
     return config
+
+
+def _begin_new_parts(
+    model: Any, source: ModelSource, missing: Sequence[str], own: tuple[str, ...], seed: int
+) -> frozenset[str]:
+    """Begin what the files lack; labels whose part of a new head comes from the head before.
+
+    own: what the outputs of a whole model's head stood for; an adapter's manifest tells its own.
+    """
+    init_fresh(model, missing, seed)
+    if source.is_adapter:
+        path = source.path / MANIFEST
+        told = safety.read_model_json(path).get("labels") if path.exists() else None
+        own = tuple(map(str, told or ()))
+    return keep_known_rows(model, source, missing, own, model.config.id2label)
 
 
 def _check_same_words(source: ModelSource, adapter: Any, base: Any) -> None:

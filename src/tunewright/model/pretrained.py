@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import safetensors
@@ -131,3 +131,41 @@ def init_fresh(model: Any, names: Sequence[str], seed: int) -> None:
             tensor.copy_(noise.normal_(0.0, HEAD_STD, generator=generator))
         else:
             tensor.fill_(0.0 if name.endswith("bias") else 1.0)
+
+
+def keep_known_rows(
+    model: Any,
+    source: ModelSource,
+    fresh: Sequence[str],
+    before: Sequence[str],
+    now: Mapping[int, str] | None,
+) -> frozenset[str]:
+    """Give a new head the rows of labels that the head in the files knew; which labels those are.
+
+    fresh: parameters that were begun anew. before, now: what the outputs stand for, in order.
+    """
+    places = {name: number for number, name in enumerate(before)}
+    shared = [(new, places[name]) for new, name in (now or {}).items() if name in places]
+    if not shared or not fresh:
+        return frozenset()
+    parameters = dict(model.named_parameters())
+    kept = False
+    for name, old in _tensors_of(source, fresh):
+        new = parameters.get(name)
+        if new is None or old.shape[0] != len(before) or old.shape[1:] != new.shape[1:]:
+            continue
+        with torch.no_grad():
+            for to, whence in shared:
+                new[to] = old[whence].to(new.dtype)
+        kept = True
+    return frozenset(before[whence] for _, whence in shared) if kept else frozenset()
+
+
+def _tensors_of(source: ModelSource, names: Sequence[str]) -> Iterator[tuple[str, torch.Tensor]]:
+    """(name, tensor) of those that the files hold, under the plain names in an adapter's too."""
+    for path in source.weights:
+        with safetensors.safe_open(path, framework="pt") as file:
+            for stored in file.keys():  # noqa: SIM118  it is no mapping
+                name = stored.removeprefix("base_model.model.")
+                if name in names:
+                    yield name, file.get_tensor(stored)

@@ -28,7 +28,14 @@ from tunewright.monitor.inputs import (
     unknown_shares,
     words_of,
 )
-from tunewright.monitor.novelty import NoveltyModel, fit_novelty, make_views
+from tunewright.monitor.novelty import (
+    NoveltyModel,
+    fit_novelty,
+    fit_plain,
+    has_classes,
+    make_views,
+    plain_views,
+)
 from tunewright.monitor.outcomes import is_right
 from tunewright.monitor.outputs import (
     Calibration,
@@ -169,8 +176,12 @@ def make_lens(profile: Profile, *, seed: int = 17) -> Lens:
     index = {label: number for number, label in enumerate(profile.labels)}
     truth = np.array([index.get(r.label, -1) if isinstance(r.label, str) else -1
                       for r in profile.requests])  # fmt: skip
-    single = given is not None and bool((truth >= 0).all())
-    novelty = fit_novelty(nearness, given if single else None, truth if single else None, seed=seed)
+    single = truth if given is not None and bool((truth >= 0).all()) else None
+    if has_classes(nearness, given, single):
+        novelty = fit_novelty(nearness, given, single, seed=seed)
+    else:
+        words = unknown_shares([item.input for item in profile.requests], profile.words)
+        novelty = fit_plain(plain_views(profile.states_rH, profile.train_TH, words))
     confidence = np.array([_number(item.confidence) for item in profile.requests])
     right = np.array([is_right(item) for item in profile.requests])
     calibration = fit_calibration(confidence, right)
@@ -192,7 +203,12 @@ def _facts(
     answers = [item.answer for item in requests]
     index = {label: number for number, label in enumerate(profile.labels)}
     other = len(profile.labels)
-    views = make_views(nearness_nK, probabilities_nK if novelty.weights_F is not None else None)
+    unknown = unknown_shares(texts, profile.words)
+    if novelty.weights_F is None:
+        views = plain_views(states_nH, profile.train_TH, unknown)
+    else:
+        assert probabilities_nK is not None
+        views = make_views(nearness_nK, probabilities_nK)
     raw = np.array([_number(item.confidence) for item in requests])
     classes = [index.get(a, other) if isinstance(a, str) else other for a in answers]
     written = profile.task in ("generate", "chat", "continue")
@@ -200,7 +216,7 @@ def _facts(
     return Facts(
         length=lengths_of(texts),
         foreign=foreign(texts, profile.languages),
-        unknown=unknown_shares(texts, profile.words),
+        unknown=unknown,
         distance=1 - nearness_nK.max(axis=1),
         novelty=novelty.ratios(views),
         sureness=raw,

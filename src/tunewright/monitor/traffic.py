@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -35,17 +36,23 @@ class Feedback:
     rating: float | None = None
 
 
-def read_traffic(path: Path) -> list[Request]:
+def read_traffic(path: Path, *more: Path) -> list[Request]:
     """All requests of a log, feedback joined, in order of time (file order where none is told).
 
-    Raises DataError naming the line that cannot be read.
+    path: a file, or a folder of them, as `serve --capture` leaves it. more: further logs, of
+    feedback too. Raises DataError naming the line that cannot be read.
     """
     requests: dict[str, Request] = {}
     heard: list[Feedback] = []
-    for place, document in read_lines(path):
+    for place, document in chain.from_iterable(map(read_lines, (path, *more))):
         for item in _items(document, place):
             if isinstance(item, Feedback):
                 heard.append(item)
+                continue
+            known = requests.get(item.id)
+            if known is not None and known.input == item.input and item.time_s == 0.0:
+                # A row that was sent for review and has come back, perhaps with a label.
+                heard.append(Feedback(item.id, item.label, item.label_by))
                 continue
             name, again = item.id, 2
             while name in requests:
@@ -70,7 +77,13 @@ def join_feedback(request: Request, feedback: Feedback) -> Request:
 
 
 def read_lines(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """(place, document) of every line, or of the whole file where that is one document."""
+    """(place, document) of every line, or of the whole file where that is one document; of a
+    folder, of its .jsonl files in the order of their names.
+    """
+    if path.is_dir():
+        for part in sorted(path.glob("*.jsonl")):
+            yield from read_lines(part)
+        return
     try:
         text = path.read_text(encoding="utf-8", errors="replace")
     except OSError as error:

@@ -26,6 +26,7 @@ from tunewright.records import Request, Signal
 
 Floats = NDArray[np.float64]
 MOST_ROWS = 50
+LOUDER = 2.0
 KEPT_BATCHES = 40
 """Batches whose rows are kept as evidence."""
 
@@ -40,10 +41,12 @@ class Seen:
 
 
 class Watcher:
-    """Observes batches and gives signals. After a signal every rule starts anew."""
+    """Observes batches and gives signals. After a signal every rule starts anew, and one that spoke
+    must go further from then on: what was told is told again only when it grew.
+    """
 
     def __init__(self, ground: Ground, limits: Mapping[str, float]) -> None:
-        self.ground, self.limits = ground, limits
+        self.ground, self.limits = ground, dict(limits)
         self.batch = 0
         self.recent: deque[Seen] = deque(maxlen=KEPT_BATCHES)
         self.levels: dict[str, float] = {}
@@ -64,6 +67,8 @@ class Watcher:
         signals = [self._signal(RULES[name], levels[name]) for name in spoke]
         self.batch += 1
         if signals:
+            for name in spoke:
+                self.limits[name] = raise_limit(RULES[name], self.limits[name])
             self._restart()
         return signals
 
@@ -152,6 +157,16 @@ class Watcher:
             (f"{100 * v:.1f} %" if rule.unit == "share" else f"{v:.2f}") for v in (shown, usual)
         )
         return f"{rule.says}: {now} over {over}, {before} in reference rows"
+
+
+def raise_limit(rule: Rule, limit: float) -> float:
+    """How far a rule that has spoken must go to speak again.
+
+    Twice as far; half the way to 1 for an AUC. A flood is news every time.
+    """
+    if rule.kind == "flood":
+        return limit
+    return (1 + limit) / 2 if rule.kind == "classifier" else LOUDER * limit
 
 
 def evidence(rule: Rule, seen: Sequence[Seen]) -> tuple[tuple[str, ...], float | None]:

@@ -66,7 +66,18 @@ def read_lineage(run: Path) -> dict[str, Any]:
         "primary_metric": report["primary_metric"],
         "scores": {name: score["value"] for name, score in (tuned.get("metrics") or {}).items()},
         "num_test_rows": tuned.get("n"),
+        **_retuned(folder),
     }
+
+
+def _retuned(folder: RunFolder) -> dict[str, Any]:
+    """Where a run that came of a retune comes from, and what the gate over old tasks said."""
+    path = folder.path / "lineage.json"
+    if not path.exists():
+        return {}
+    told = read_json(path)
+    return {"retuned": {key: told.get(key) for key in ("parent", "strategy", "because", "names",
+                                                      "matrix", "learning")}}  # fmt: skip
 
 
 def check_release(

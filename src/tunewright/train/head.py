@@ -46,10 +46,13 @@ def find_head(base: Base) -> nn.Linear | None:
     return None
 
 
-def start_head(base: Base, rows: Sequence[Row], pad_id: int) -> bool:
+def start_head(
+    base: Base, rows: Sequence[Row], pad_id: int, offset_K: NDArray[np.float64] | None = None
+) -> bool:
     """Fit the new head on frozen features of the training rows; False where that cannot be done.
 
-    The same rows and base give the same head.
+    The same rows and base give the same head. Labels that the model before knew start from what it
+    knew of them and stay near to it. offset_K: see objectives.class_cross_entropy.
     """
     head = find_head(base)
     if head is None or base.task not in ("classify", "regress"):
@@ -58,7 +61,12 @@ def start_head(base: Base, rows: Sequence[Row], pad_id: int) -> bool:
     features_NH = _features(base, head, rows, pad_id)
     if features_NH is None:
         return False
-    fitted = fit_linear(features_NH, [row.target for row in rows], base.plain.config.num_labels)
+    num_labels = base.plain.config.num_labels
+    grows = bool(base.known_labels) or offset_K is not None
+    if grows and isinstance(rows[0].target, int):
+        fitted = _fit_grown(base, head, features_NH, rows, offset_K)
+    else:
+        fitted = fit_linear(features_NH, [row.target for row in rows], num_labels)
     if fitted is None:
         return False
     weight_KH, bias_K = fitted
@@ -165,4 +173,90 @@ def _fit(
     full_KH = np.zeros((num_labels, features_NH.shape[1]))
     full_K = np.full(num_labels, bias.min() - 1.0)
     full_KH[model.classes_], full_K[model.classes_] = weight, bias
+    return full_KH, full_K
+
+
+Start = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]
+"""(weight (K, H), bias (K,), which classes are known) on standardised features."""
+
+
+def _fit_grown(
+    base: Base,
+    head: nn.Linear,
+    features_NH: NDArray[np.float64],
+    rows: Sequence[Row],
+    offset_K: NDArray[np.float64] | None,
+) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
+    """As fit_linear, from what the model before knew, for classes as common as offset_K says."""
+    mean = features_NH.mean(axis=0)
+    deviation = max(float(features_NH.std(axis=0).mean()), 1e-12)
+    start = _known_start(base, head, mean, deviation)
+    fitted = _fit_from(
+        (features_NH - mean) / deviation, rows, base.plain.config.num_labels, start, offset_K
+    )
+    if fitted is None:
+        return None
+    weight_KH = fitted[0] / deviation
+    return weight_KH, fitted[1] - weight_KH @ mean
+
+
+def _known_start(
+    base: Base, head: nn.Linear, mean_H: NDArray[np.float64], deviation: float
+) -> Start | None:
+    """The rows of the head that come from the model before; None where there are none."""
+    if not base.known_labels:
+        return None
+    known_K = np.array([label in base.known_labels for label in base.labels])
+    weight_KH = head.weight.detach().double().cpu().numpy()
+    bias_K = head.bias.detach().double().cpu().numpy() + weight_KH @ mean_H
+    start_KH = np.where(known_K[:, None], weight_KH * max(deviation, 1e-12), 0.0)
+    # New classes begin beside the known ones, not above or below all of them.
+    return start_KH, np.where(known_K, bias_K, bias_K[known_K].mean()), known_K
+
+
+def _fit_from(
+    features_NH: NDArray[np.float64],
+    rows: Sequence[Row],
+    num_labels: int,
+    start: Start | None,
+    offset_K: NDArray[np.float64] | None,
+) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
+    """(weight (K, H), bias (K,)) as `_fit` gives them, but drawn to the start instead of to zero:
+    the few rows of a known class correct what many rows taught before.
+    """
+    from scipy.optimize import minimize
+    from scipy.special import log_softmax
+
+    targets_N = np.array([row.target for row in rows])
+    if start is None and len(set(targets_N.tolist())) < 2:
+        return None
+    n, size = features_NH.shape
+    if start is None:
+        start = (np.zeros((num_labels, size)), np.zeros(num_labels), np.zeros(num_labels, bool))
+    weight_KH, bias_K, known_K = start
+    offset = np.zeros(num_labels) if offset_K is None else offset_K
+    present_K = np.bincount(targets_N, minlength=num_labels) > 0
+    used = np.flatnonzero(present_K | known_K)
+    place = np.full(num_labels, -1)
+    place[used] = np.arange(len(used))
+    truth_N, all_N = place[targets_N], np.arange(n)
+    first_UH = weight_KH[used]
+
+    def loss(flat: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+        parts = flat.reshape(len(used), size + 1)
+        logits_NU = features_NH @ parts[:, :-1].T + parts[:, -1] + offset[used]
+        logs_NU = log_softmax(logits_NU, axis=1)
+        moved_UH = parts[:, :-1] - first_UH
+        error_NU = np.exp(logs_NU)
+        error_NU[all_N, truth_N] -= 1.0
+        slope = np.column_stack([error_NU.T @ features_NH, error_NU.sum(axis=0)]) / n
+        slope[:, :-1] += 2 * PENALTY * moved_UH
+        value = -logs_NU[all_N, truth_N].mean() + PENALTY * (moved_UH**2).sum()
+        return float(value), slope.ravel()
+
+    begin = np.column_stack([first_UH, bias_K[used]]).ravel()
+    found = minimize(loss, begin, jac=True, method="L-BFGS-B", options={"maxiter": 200}).x
+    found = found.reshape(len(used), size + 1)
+    full_KH, full_K = np.zeros((num_labels, size)), np.full(num_labels, found[:, -1].min() - 1.0)
+    full_KH[used], full_K[used] = found[:, :-1], found[:, -1]
     return full_KH, full_K

@@ -24,9 +24,22 @@ from tunewright.model.generate import target_logits
 Objective = Callable[..., Tensor]
 
 
-def class_cross_entropy(model: nn.Module, batch: Batch, *, label_smoothing: float = 0.0) -> Tensor:
-    """Sum of cross-entropies of one label per row."""
+def class_cross_entropy(
+    model: nn.Module,
+    batch: Batch,
+    *,
+    label_smoothing: float = 0.0,
+    offset_K: Tensor | None = None,
+) -> Tensor:
+    """Sum of cross-entropies of one label per row.
+
+    offset_K: added to the logits while training, log of how much more common each class is in
+    training than it will be; the model then answers for what will be ("Long-tail learning via logit
+    adjustment", Menon et al. 2021).
+    """
     logits_BK = _wide(_logits(model, batch))
+    if offset_K is not None:
+        logits_BK = logits_BK + offset_K
     losses_B = F.cross_entropy(
         logits_BK,
         batch.target,

@@ -44,6 +44,7 @@ NAV = (
     ("/runs", "Runs"),
     ("/tune", "Tune"),
     ("/releases", "Releases"),
+    ("/story", "Story"),
     ("/playground", "Playground"),
     ("/traffic", "Traffic"),
 )
