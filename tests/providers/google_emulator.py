@@ -116,7 +116,10 @@ class GoogleEmulator:
         asked = body["contents"][-1]["parts"][0]["text"]
         text = model.reply(asked) if model else "I cannot tell"
         part = {"role": "model", "parts": [{"text": text}]}
-        usage = {"promptTokenCount": 20, "candidatesTokenCount": 2, "totalTokenCount": 22}
+        self.last = body.get("generationConfig", {})
+        thought = self.last.get("thinkingConfig", {}).get("thinkingBudget", 0)
+        usage = {"promptTokenCount": 20, "candidatesTokenCount": 2, "thoughtsTokenCount": thought,
+                 "totalTokenCount": 22 + thought}  # fmt: skip
         return JSONResponse({"candidates": [{"content": part, "finishReason": "STOP"}],
                              "usageMetadata": usage})  # fmt: skip
 

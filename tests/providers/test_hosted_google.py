@@ -90,6 +90,23 @@ def test_the_gemini_api_answers_and_does_not_tune(google, tmp_path, monkeypatch)
 
 
 @pytest.mark.parametrize(
+    "model, thinking, room, billed",
+    [
+        ("gemini-2.5-flash", {"thinkingBudget": 0}, 0, 2),
+        ("gemini-2.5-pro", {"thinkingBudget": 128}, 128, 130),
+        ("gemini-3.5-flash", {"thinkingLevel": "LOW"}, 1024, 2),
+    ],
+)
+def test_thinking_is_kept_short_and_is_billed(google, monkeypatch, model, thinking, room, billed):
+    monkeypatch.setenv("GEMINI_API_KEY", KEY)
+    asked = open_provider("google", make_recipe({"provider": "google"}).hosted)
+    reply = asked.ask(model, [{"role": "user", "content": "hello"}], 16)
+    assert google.last["thinkingConfig"] == thinking
+    assert google.last["maxOutputTokens"] == 16 + room
+    assert reply.output_tokens == billed
+
+
+@pytest.mark.parametrize(
     "states, ends",
     [
         (("QUEUED", "PENDING", "RUNNING", "PAUSED", "RUNNING", "UPDATING", "SUCCEEDED"), "ships"),
