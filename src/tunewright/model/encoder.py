@@ -10,6 +10,7 @@ Shapes as in kernels.py; M tokens, K inputs and N outputs of a dense layer.
 from __future__ import annotations
 
 import weakref
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tunewright.model import kernels
+from tunewright.model.first_token import attend_first, attend_first_backward
 
 _PARTS = ("query", "key", "value", "attended", "norm_1", "inner", "outer", "norm_2")
 
@@ -67,10 +69,11 @@ class FastEncoder:
             _embed(embeddings.word_embeddings, ids_N) + places_NH, norm.weight, norm.bias, norm.eps,
             embeddings.dropout.p if training else 0.0, _new_seed(training),
         )  # fmt: skip
-        for layer in self.layers:
+        for layer in self.layers[:-1]:
             how = _How(starts_R1, training, _new_seed(training))
             x_NH = _LayerFunction.apply(x_NH, layer, how, *layer.parameters)  # type: ignore[no-untyped-call]
-        first_RH = x_NH.index_select(0, firsts_R)
+        last, how = self.layers[-1], _How(starts_R1, training, _new_seed(training))
+        first_RH = _LastLayerFunction.apply(x_NH, firsts_R, last, how, *last.parameters)  # type: ignore[no-untyped-call]
         pooler = self.plain.bert.pooler
         pooled_RH = pooler.activation(pooler.dense(first_RH))
         return torch.as_tensor(self.plain.classifier(self.plain.dropout(pooled_RH)))
@@ -233,54 +236,109 @@ class _LayerFunction(torch.autograd.Function):
             for part in (layer.query, layer.key, layer.value)
         )
         out, lse = kernels.attention(q, k, v, how.attention(layer))
-        added = F.linear(out.flatten(1), layer.attended.weight, layer.attended.bias)
-        share, seeds = how.dropout(layer), (how.seed + 1, how.seed + 2)
-        norm = layer.norm_1
-        mid_NH, sum_1, mean_1, rstd_1 = kernels.dropout_add_norm(
-            added, x_NH, norm.weight, norm.bias, norm.eps, share, seeds[0]
-        )
-        before = F.linear(mid_NH, layer.inner.weight, layer.inner.bias)
-        added = F.linear(kernels.gelu(before), layer.outer.weight, layer.outer.bias)
-        norm = layer.norm_2
-        y_NH, sum_2, mean_2, rstd_2 = kernels.dropout_add_norm(
-            added, mid_NH, norm.weight, norm.bias, norm.eps, share, seeds[1]
-        )
+        y_NH, kept = _after_attention(out.flatten(1), x_NH, layer, how)
         ctx.layer, ctx.how = layer, how
-        ctx.save_for_backward(
-            x_NH, q, k, v, out, lse, sum_1, mean_1, rstd_1, mid_NH, before, sum_2, mean_2, rstd_2
-        )
+        ctx.save_for_backward(x_NH, q, k, v, out, lse, *kept)
         return y_NH
 
     @staticmethod
     def backward(ctx: Any, dy_NH: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         layer: Layer = ctx.layer
         how: _How = ctx.how
-        saved = ctx.saved_tensors
-        x_NH, q, k, v, out, lse, sum_1, mean_1, rstd_1, mid_NH, before = saved[:11]
-        sum_2, mean_2, rstd_2 = saved[11:]
-        share, dtype = how.dropout(layer), x_NH.dtype
-        # The second half: norm, outer, GELU, inner.
-        dmid, dadded, sums = kernels.dropout_add_norm_backward(
-            dy_NH.contiguous(), sum_2, layer.norm_2.weight, mean_2, rstd_2, share, how.seed + 2
+        x_NH, q, k, v, out, lse, *kept = ctx.saved_tensors
+        dx, dout, after = _after_attention_backward(dy_NH, out.flatten(1), kept, layer, how)
+        grads = kernels.attention_backward(
+            dout.view_as(out), q, k, v, out, lse, how.attention(layer)
         )
-        norm_2 = (sums[0].to(dtype), sums[1].to(dtype))
-        dbefore, hidden, inner_bias = kernels.gelu_backward(dadded @ layer.outer.weight, before)
-        outer = (dadded.t() @ hidden, sums[2].to(dtype))
-        inner = (dbefore.t() @ mid_NH, inner_bias.to(dtype))
-        dmid = dmid.addmm_(dbefore, layer.inner.weight)
-        # The first half: norm, attended, attention, its three inputs.
-        dx, dadded, sums = kernels.dropout_add_norm_backward(
-            dmid, sum_1, layer.norm_1.weight, mean_1, rstd_1, share, how.seed + 1
-        )
-        norm_1 = (sums[0].to(dtype), sums[1].to(dtype))
-        attended = (dadded.t() @ out.flatten(1), sums[2].to(dtype))
-        dout = (dadded @ layer.attended.weight).view_as(out)
-        grads = kernels.attention_backward(dout, q, k, v, out, lse, how.attention(layer))
         trained = []
-        if dadded is dx:  # without dropout both are one tensor, and dx is about to change
-            dx = dx.clone()
         for part, grad in zip((layer.query, layer.key, layer.value), grads, strict=True):
-            flat = grad.flatten(1)
-            trained += [flat.t() @ x_NH, kernels.column_sums(flat).to(dtype)]
-            dx = dx.addmm_(flat, part.weight)
-        return dx, None, None, *trained, *attended, *norm_1, *inner, *outer, *norm_2
+            dx = dx.addmm_(grad.flatten(1), part.weight)
+            trained += _dense_gradients(grad.flatten(1), x_NH)
+        return dx, None, None, *trained, *after
+
+
+class _LastLayerFunction(torch.autograd.Function):
+    """The last layer, of which only the first token of each row is read: (N, H) to (R, H)."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x_NH: Tensor, firsts_R: Tensor, layer: Layer, how: _How, *trained: Tensor
+    ) -> Tensor:
+        x_RH = x_NH.index_select(0, firsts_R)
+        q, k, v = (
+            F.linear(x, part.weight, part.bias).view(x.shape[0], layer.heads, -1)
+            for x, part in ((x_RH, layer.query), (x_NH, layer.key), (x_NH, layer.value))
+        )
+        out, ctx.looks = attend_first(q, k, v, how.attention(layer))
+        y_RH, kept = _after_attention(out.flatten(1), x_RH, layer, how)
+        ctx.layer, ctx.how = layer, how
+        ctx.save_for_backward(x_NH, firsts_R, x_RH, q, k, v, out, *kept)
+        return y_RH
+
+    @staticmethod
+    def backward(ctx: Any, dy_RH: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        layer: Layer = ctx.layer
+        x_NH, firsts_R, x_RH, q, k, v, out, *kept = ctx.saved_tensors
+        dx_RH, dout, after = _after_attention_backward(
+            dy_RH, out.flatten(1), kept, layer, ctx.how
+        )
+        dq, dk, dv = (
+            grad.flatten(1)
+            for grad in attend_first_backward(dout.view_as(out), q, k, v, ctx.looks, layer.scale)
+        )
+        dx_NH = (dk @ layer.key.weight).addmm_(dv, layer.value.weight)
+        dx_NH.index_add_(0, firsts_R, dx_RH.addmm_(dq, layer.query.weight))
+        trained = [
+            *_dense_gradients(dq, x_RH), *_dense_gradients(dk, x_NH), *_dense_gradients(dv, x_NH)
+        ]  # fmt: skip
+        return dx_NH, None, None, None, *trained, *after
+
+
+def _after_attention(
+    out_NH: Tensor, x_NH: Tensor, layer: Layer, how: _How
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """(a layer's output from what its heads found, what the backward pass needs)."""
+    added = F.linear(out_NH, layer.attended.weight, layer.attended.bias)
+    share, norm = how.dropout(layer), layer.norm_1
+    mid_NH, sum_1, mean_1, rstd_1 = kernels.dropout_add_norm(
+        added, x_NH, norm.weight, norm.bias, norm.eps, share, how.seed + 1
+    )
+    before = F.linear(mid_NH, layer.inner.weight, layer.inner.bias)
+    added = F.linear(kernels.gelu(before), layer.outer.weight, layer.outer.bias)
+    norm = layer.norm_2
+    y_NH, sum_2, mean_2, rstd_2 = kernels.dropout_add_norm(
+        added, mid_NH, norm.weight, norm.bias, norm.eps, share, how.seed + 2
+    )
+    return y_NH, (sum_1, mean_1, rstd_1, mid_NH, before, sum_2, mean_2, rstd_2)
+
+
+def _after_attention_backward(
+    dy_NH: Tensor, out_NH: Tensor, kept: Sequence[Tensor], layer: Layer, how: _How
+) -> tuple[Tensor, Tensor, list[Tensor]]:
+    """(gradient of x past the heads, of what they found, of the weights behind them)."""
+    sum_1, mean_1, rstd_1, mid_NH, before, sum_2, mean_2, rstd_2 = kept
+    share, dtype = how.dropout(layer), mid_NH.dtype
+    # The second half: norm, outer, GELU, inner.
+    dmid, dadded, sums = kernels.dropout_add_norm_backward(
+        dy_NH.contiguous(), sum_2, layer.norm_2.weight, mean_2, rstd_2, share, how.seed + 2
+    )
+    norm_2 = (sums[0].to(dtype), sums[1].to(dtype))
+    dbefore, hidden, inner_bias = kernels.gelu_backward(dadded @ layer.outer.weight, before)
+    outer = (dadded.t() @ hidden, sums[2].to(dtype))
+    inner = (dbefore.t() @ mid_NH, inner_bias.to(dtype))
+    dmid = dmid.addmm_(dbefore, layer.inner.weight)
+    # The first half: norm, attended.
+    dx, dadded, sums = kernels.dropout_add_norm_backward(
+        dmid, sum_1, layer.norm_1.weight, mean_1, rstd_1, share, how.seed + 1
+    )
+    norm_1 = (sums[0].to(dtype), sums[1].to(dtype))
+    attended = (dadded.t() @ out_NH, sums[2].to(dtype))
+    dout = dadded @ layer.attended.weight
+    if dadded is dx:  # without dropout both are one tensor, and dx is about to change
+        dx = dx.clone()
+    return dx, dout, [*attended, *norm_1, *inner, *outer, *norm_2]
+
+
+def _dense_gradients(dy: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Of weight and bias."""
+    return dy.t() @ x, kernels.column_sums(dy).to(x.dtype)

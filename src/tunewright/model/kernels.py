@@ -270,10 +270,10 @@ def _numbers(q_NAD: Tensor, k_NGD: Tensor, how: Attention) -> tuple[Any, ...]:
 
 
 def _mask(x: Tensor, how: Attention, number: int) -> Tensor | float:
-    return _keep(x, how.dropout, how.seed + number) if how.dropout else 1.0
+    return dropout_mask(x, how.dropout, how.seed + number) if how.dropout else 1.0
 
 
-def _keep(x: Tensor, share: float, seed: int) -> Tensor:
+def dropout_mask(x: Tensor, share: float, seed: int) -> Tensor:
     """What dropout multiplies with: 0, or 1 / (1 - share); the same for the same seed."""
     stream = torch.Generator(x.device).manual_seed(seed)
     kept = torch.rand(x.shape, generator=stream, device=x.device) >= share
@@ -332,7 +332,7 @@ def dropout_add_norm(
         call_kernel("dropout_add_norm", a_NH, x_NH, weight_H, bias_H, total, y_NH, mean_N, rstd_N,
               *a_NH.shape, float(epsilon), float(dropout), seed)  # fmt: skip
         return y_NH, total, mean_N, rstd_N
-    total = a_NH * _keep(a_NH, dropout, seed).to(a_NH.dtype) if dropout else a_NH
+    total = a_NH * dropout_mask(a_NH, dropout, seed).to(a_NH.dtype) if dropout else a_NH
     total = total if x_NH is None else total + x_NH
     wide = total.float()
     mean_N = wide.mean(-1)
@@ -360,7 +360,7 @@ def dropout_add_norm_backward(
     inner = wide * weight_H.float()
     along = (inner * unit).mean(-1, keepdim=True)
     dx = (inner - inner.mean(-1, keepdim=True) - unit * along) * rstd_N[:, None]
-    da = dx * _keep(dx, dropout, seed) if dropout else dx
+    da = dx * dropout_mask(dx, dropout, seed) if dropout else dx
     sums = torch.stack([(wide * unit).sum(0), wide.sum(0), da.sum(0)])
     return dx.to(dy_NH.dtype), da.to(dy_NH.dtype), sums
 
@@ -372,7 +372,7 @@ def dropout_(x_NH: Tensor, share: float, seed: int) -> Tensor:
     if can_run(x_NH):
         call_kernel("dropout", x_NH, *x_NH.shape, float(share), seed)
         return x_NH
-    return x_NH.mul_(_keep(x_NH, share, seed).to(x_NH.dtype))
+    return x_NH.mul_(dropout_mask(x_NH, share, seed).to(x_NH.dtype))
 
 
 def gelu(x_NI: Tensor) -> Tensor:
