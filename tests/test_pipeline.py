@@ -13,6 +13,7 @@ from tunewright.errors import RecipeError
 from tunewright.journal import Journal
 from tunewright.pipeline import train
 from tunewright.setup import make_setup
+from tunewright.tokenising import render_for_training
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +69,37 @@ def test_a_row_that_will_be_cut_does_not_count_at_its_full_length(place, tmp_pat
     prepared = prepare(recipe.data, recipe.task, Journal())
     forecast = make_setup(recipe, prepared, Journal()).forecast
     assert forecast.peak_memory_bytes < 1.8e8
+
+
+@pytest.mark.parametrize(("task", "max_length"), [
+    ("generate", "auto"), ("generate", 8), ("continue", "auto"), ("classify", "auto")
+])  # fmt: skip
+def test_tokens_made_to_settle_the_rest_are_those_that_are_learned(
+    place, tmp_path, task, max_length
+):
+    make_tiny("bert" if task == "classify" else "llama", tmp_path / "base")
+    columns = {
+        "generate": ("prompt", "completion"), "classify": ("text", "label"), "continue": ("text",)
+    }[task]  # fmt: skip
+    rows = [
+        dict(zip(columns, (f"what comes after {i} " * (1 + i % 3), "ab"[i % 2]), strict=False))
+        for i in range(40)
+    ]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    recipe = recipe_of(
+        place, task=task, base_model=str(tmp_path / "base"), adapter={"method": "lora"},
+        data={"train": str(tmp_path / "rows.jsonl"), "validation": 0, "test": 0},
+        training={"max_length": max_length, "batch_size": 4},
+    )  # fmt: skip
+    setup = make_setup(recipe, prepare(recipe.data, recipe.task, Journal()), Journal())
+    assert (setup.rows is None) == (task == "continue" or max_length == 8)
+    anew = render_for_training(setup.prepared, setup.rendering, Journal())
+    for kept, made in zip(setup.rows or anew, anew, strict=True):
+        assert (kept.id, kept.target) == (made.id, made.target)
+        assert kept.input_ids.tolist() == made.input_ids.tolist()
+        assert (kept.target_weights is None) == (made.target_weights is None)
+        if kept.target_weights is not None:
+            assert kept.target_weights.tolist() == made.target_weights.tolist()
 
 
 def test_weights_in_memory_are_not_asked_for_a_second_time(place, monkeypatch):

@@ -329,6 +329,8 @@ def _learn(
     """(model, what training came to, frozen weights that only the ranks together hold)."""
     if setup.objective == "grpo":
         made: Sequence[Row] = prompt_rows(setup.prepared.splits.train, setup.rendering)
+    elif setup.rows is not None:
+        made = setup.rows
     else:
         made = render_for_training(setup.prepared, setup.rendering, journal)
     rows = setup.standardised(made)

@@ -91,6 +91,8 @@ class Setup:
     forecast: Forecast
     base: Base
     """The base as loaded to settle the rest; `open_model` tunes this very one."""
+    rows: Sequence[Row] | None = None
+    """The training rows in tokens, where settling the rest made them all as they will be learned."""
     graded: Graded | None = None
     """What the recipe's graders give to written answers."""
     distributions: bool = False
@@ -218,7 +220,8 @@ def make_setup(recipe: Recipe, prepared: Prepared, journal: Journal) -> Setup:
         raise DataError(f"{recipe.data.train}: no rows left to train on; see card.json for why")
     rendering = _rendering(recipe, prepared, base, max_length=longest_input(base) or 4096)
     _check_writable(prepared, base, journal)
-    facts = _facts(prepared, base, rendering, device, recipe.training.head_init)
+    measured = _measured_rows(prepared, rendering)
+    facts = _facts(prepared, base, measured, device, recipe.training.head_init)
     filled, derived = fill_defaults(recipe, facts)
     chosen = [
         ("adapter.method", filled.adapter.method, ""),
@@ -237,7 +240,11 @@ def make_setup(recipe: Recipe, prepared: Prepared, journal: Journal) -> Setup:
     rendering = replace(rendering, max_length=filled.training.max_length)
     scale = _scale(prepared)
     forecast = _check_fit(filled, facts, base, device, journal)
-    return Setup(filled, derived, prepared, rendering, scale, device, dtype, forecast, base)
+    same = facts.task != "continue" and max(facts.lengths) <= rendering.max_length
+    rows = measured if same and len(examples) <= MEASURED_LENGTHS else None
+    return Setup(
+        filled, derived, prepared, rendering, scale, device, dtype, forecast, base, rows
+    )  # fmt: skip
 
 
 def _only_pairs(recipe: Recipe, prepared: Prepared, journal: Journal) -> Prepared:
@@ -442,19 +449,18 @@ def _check_writable(prepared: Prepared, base: Base, journal: Journal) -> None:
             journal.warn(f"{text}; they are lost to the model")
 
 
-def _facts(
-    prepared: Prepared,
-    base: Base,
-    rendering: Rendering,
-    device: torch.device,
-    head_init: str,
-) -> Facts:
+def _measured_rows(prepared: Prepared, rendering: Rendering) -> Sequence[Row]:
     examples = prepared.splits.train[:MEASURED_LENGTHS]
-    task = "regress" if base.task == "reward" else prepared.layout.task
     if all(example.output is None for example in examples):  # answers are tried, not given
-        rows = prompt_rows(examples, rendering)
-    else:
-        rows = render_training(examples, rendering)
+        return prompt_rows(examples, rendering)
+    return render_training(examples, rendering)
+
+
+def _facts(
+    prepared: Prepared, base: Base, rows: Sequence[Row], device: torch.device, head_init: str
+) -> Facts:
+    """What the defaults follow from. rows: the first MEASURED_LENGTHS training rows in tokens."""
+    task = "regress" if base.task == "reward" else prepared.layout.task
     if not any(row.target_weight > 0 for row in rows):
         raise DataError(
             f"{prepared.splits.train[0].place}: nothing to learn here or in any other row, for "
@@ -467,7 +473,9 @@ def _facts(
         kind=base.kind,
         num_parameters=base.num_parameters,
         hidden_size=int(config.hidden_size),
-        num_rows=_count_rows(len(prepared.splits.train), len(examples), len(rows)),
+        num_rows=_count_rows(
+            len(prepared.splits.train), min(len(prepared.splits.train), MEASURED_LENGTHS), len(rows)
+        ),
         lengths=[max(part.input_ids.size for part in _parts(row)) for row in rows],
         answer_lengths=answers,
         max_positions=longest_input(base) or 1 << 20,

@@ -279,9 +279,7 @@ class _LastLayerFunction(torch.autograd.Function):
     def backward(ctx: Any, dy_RH: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         layer: Layer = ctx.layer
         x_NH, firsts_R, x_RH, q, k, v, out, *kept = ctx.saved_tensors
-        dx_RH, dout, after = _after_attention_backward(
-            dy_RH, out.flatten(1), kept, layer, ctx.how
-        )
+        dx_RH, dout, after = _after_attention_backward(dy_RH, out.flatten(1), kept, layer, ctx.how)
         dq, dk, dv = (
             grad.flatten(1)
             for grad in attend_first_backward(dout.view_as(out), q, k, v, ctx.looks, layer.scale)
