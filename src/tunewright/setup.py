@@ -92,7 +92,7 @@ class Setup:
     base: Base
     """The base as loaded to settle the rest; `open_model` tunes this very one."""
     rows: Sequence[Row] | None = None
-    """The training rows in tokens, where settling the rest made them all as they will be learned."""
+    """The training rows in tokens, where all were made to settle the rest as they are learned."""
     graded: Graded | None = None
     """What the recipe's graders give to written answers."""
     distributions: bool = False
