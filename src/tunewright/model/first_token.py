@@ -1,4 +1,4 @@
-"""Attention in which only each row's first token asks: the last layer of an encoder that pools by it.
+"""Attention where only the first token of each row asks: last layer of encoders that pool by it.
 
 Nobody reads that layer's other outputs, so neither they nor their gradients are computed. Keys and
 values are still those of every token.
