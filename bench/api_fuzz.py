@@ -41,6 +41,15 @@ def break_it(server: TuningServer, cases: int, seed: int) -> dict[str, int]:
     file = client.files.create(file=("r.jsonl", jsonl(chat_rows())), purpose="fine-tune").id
     jobs = [client.fine_tuning.jobs.create(model="gpt-4o-mini", training_file=file).id
             for _ in range(3)]  # fmt: skip
+    grader = {
+        "type": "string_check",
+        "name": "a",
+        "operation": "eq",
+        "reference": "x",
+        "input": "x",
+    }
+    config = {"type": "custom", "item_schema": {"type": "object"}}
+    jobs += [client.evals.create(data_source_config=config, testing_criteria=[grader]).id] * 2
     dice, found = random.Random(seed), {"cases": cases, "fives": 0, "no_envelope": 0, "slow": 0}
     for _ in range(cases):
         method, path, headers, body = make(dice, [file, *jobs])

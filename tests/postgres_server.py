@@ -1,10 +1,13 @@
 """Databases for tests: SQLite in a file, and a PostgreSQL of the test run's own on loopback.
 
 TUNEWRIGHT_TEST_POSTGRES may name a server instead (a URL with the right to make databases).
+TUNEWRIGHT_SUITE_POSTGRES names one that every test of the server then uses in the place of SQLite:
+bench/postgres_suite.py starts it and runs them.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import socket
@@ -17,6 +20,10 @@ from pathlib import Path
 import pytest
 from sqlalchemy import create_engine, text
 from sqlalchemy.engine import make_url
+
+from tunewright.database.engine import sqlite_url
+
+SUITE = "TUNEWRIGHT_SUITE_POSTGRES"
 
 
 @contextmanager
@@ -46,7 +53,7 @@ def running_postgres():
         subprocess.run([*as_user, *command], check=True, stdout=subprocess.DEVNULL, cwd=place)
 
     call(str(binaries / "initdb"), "-D", str(place / "data"), "-U", "tw", "-A", "trust")
-    options = f"-p {port} -c listen_addresses=127.0.0.1 -k {place}"
+    options = f"-p {port} -c max_connections=400 -c listen_addresses=127.0.0.1 -k {place}"
     call(str(binaries / "pg_ctl"), "-D", str(place / "data"), "-w", "-o", options,
          "-l", str(place / "log"), "start")  # fmt: skip
     try:
@@ -64,3 +71,17 @@ def new_database(server_url):
         connection.execute(text(f"CREATE DATABASE {name}"))
     engine.dispose()
     return make_url(server_url).set(database=name).render_as_string(hide_password=False)
+
+
+def store_url(path):
+    """The URL of a new database: SQLite in that file, or PostgreSQL where the suite runs on it."""
+    server = os.environ.get(SUITE)
+    return new_database(server) if server else sqlite_url(path)
+
+
+def settle(folder):
+    """Give a server's folder a database of its own where the suite runs on PostgreSQL."""
+    if server := os.environ.get(SUITE):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "settings.yaml").write_text(json.dumps({"database": new_database(server)}))
+    return folder

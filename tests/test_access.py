@@ -5,16 +5,17 @@ import time
 
 import pytest
 
+from postgres_server import store_url
 from tunewright import access
 from tunewright.access import KeyRing, create_key, list_keys, revoke_key
 from tunewright.cli.main import run
-from tunewright.database.engine import open_database, sqlite_url
+from tunewright.database.engine import open_database
 from tunewright.errors import UserError
 
 
 @pytest.fixture
 def database(tmp_path):
-    opened = open_database(sqlite_url(tmp_path / "server.sqlite"))
+    opened = open_database(store_url(tmp_path / "server.sqlite"))
     yield opened
     opened.close()
 

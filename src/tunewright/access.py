@@ -9,19 +9,22 @@ import hashlib
 import hmac
 import secrets
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pydantic import ValidationError
 from sqlalchemy import insert, select, update
 
 from tunewright.database.engine import Database
 from tunewright.database.tables import API_KEYS
 from tunewright.errors import UserError
+from tunewright.settings import Quota
 
 SCOPES = ("read", "infer", "tune", "admin")
 """read: look at jobs, runs, releases. infer: ask models. tune: files, jobs. admin: the rest."""
 PREFIX = "tw-"
+NO_QUOTA = Quota()
 LOOK_AGAIN_S = 2.0
 """A key that another process revoked is refused after so long at most."""
 
@@ -30,12 +33,13 @@ LOOK_AGAIN_S = 2.0
 class Caller:
     """Who asks. id "" is the owner of a server on loopback that has no keys.
 
-    owner: whose files, jobs and models it sees; None sees all.
+    owner: whose files, jobs and models it sees; None sees all. quota: its own limits.
     """
 
     id: str
     scopes: frozenset[str]
     owner: str | None = None
+    quota: Quota = NO_QUOTA
 
     def may(self, scope: str) -> bool:
         """Whether it may do what needs this scope; admin may do everything."""
@@ -52,8 +56,12 @@ def create_key(
     *,
     owner: str = "",
     expires_in_days: float | None = None,
+    quota: Mapping[str, Any] | None = None,
 ) -> tuple[str, dict[str, Any]]:
-    """(the key, to be shown once; what is kept of it). Raises UserError for an unknown scope."""
+    """(the key, to be shown once; what is kept of it).
+
+    quota: limits of its own, by name. Raises UserError for an unknown scope or limit.
+    """
     wanted = sorted(set(scopes))
     unknown = [scope for scope in wanted if scope not in SCOPES]
     if unknown or not wanted:
@@ -74,6 +82,7 @@ def create_key(
         "scopes": wanted,
         "created_at": now,
         "expires_at": None if expires_in_days is None else now + int(86400 * expires_in_days),
+        "quota": _checked_quota(quota),
     }
     with database.writing() as connection:
         connection.execute(insert(API_KEYS).values(**row))
@@ -154,7 +163,9 @@ class KeyRing:
         self._known = [
             (
                 bytes.fromhex(row["sha256"]),
-                Caller(row["id"], frozenset(row["scopes"]), _owner(row)),
+                Caller(
+                    row["id"], frozenset(row["scopes"]), _owner(row), Quota(**(row["quota"] or {}))
+                ),
                 # A revoked key has ended; that it is known keeps the server closed.
                 0 if row["revoked_at"] is not None else row["expires_at"],
             )
@@ -170,6 +181,19 @@ class KeyRing:
 def _owner(row: Any) -> str | None:
     """Keys without a project, and admins, see everything."""
     return None if "admin" in row["scopes"] or not row["owner"] else str(row["owner"])
+
+
+def _checked_quota(given: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """Limits by name. Raises UserError."""
+    if not given:
+        return None
+    try:
+        return Quota(**given).model_dump(exclude_none=True)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = str(first["loc"][0]) if first["loc"] else "?"
+        known = ", ".join(Quota.model_fields)
+        raise UserError(f"--quota {name}: {first['msg']}; there are {known}") from None
 
 
 def _digest(key: str) -> str:

@@ -82,6 +82,11 @@ class EmbeddingModel:
     """An embedder; answers are vectors of unit length."""
 
     runner: BatchRunner
+    tokenizer: Any
+
+    def count_tokens(self, texts: Sequence[str]) -> int:
+        """Tokens that these texts have."""
+        return sum(map(len, self.tokenizer(list(texts))["input_ids"]))
 
 
 @dataclass
@@ -91,6 +96,7 @@ class _Loaded:
     runner: TextServer | BatchRunner
     asker: Asker | None = None
     threshold: Mapping[str, Any] | None = None
+    tokenizer: Any = None
     adapters: OrderedDict[str, _Adapter] = field(default_factory=OrderedDict)
     held: weakref.WeakSet[Any] = field(default_factory=weakref.WeakSet)
 
@@ -244,11 +250,13 @@ class Hosting:
         model = self.find(name, "embedding", "labels")
 
         def load() -> _Loaded:
-            return _Loaded(BatchRunner(_embedder(model), max_waiting=16 * self.max_waiting))
+            embed, tokenizer = _embedder(model)
+            runner = BatchRunner(embed, max_waiting=16 * self.max_waiting)
+            return _Loaded(runner, tokenizer=tokenizer)
 
         def take(loaded: _Loaded) -> EmbeddingModel:
             assert isinstance(loaded.runner, BatchRunner)
-            return EmbeddingModel(loaded.runner)
+            return EmbeddingModel(loaded.runner, loaded.tokenizer)
 
         return self._open(f"embedding:{model.source}", load, take)
 
@@ -421,13 +429,18 @@ def _labeller(asker: Asker) -> Any:
     return answer
 
 
-def _embedder(model: Served) -> Any:
+def _embedder(model: Served) -> tuple[Any, Any]:
+    """(what turns texts into vectors, its tokenizer)."""
     import numpy as np
 
     if model.folder is not None and (read_manifest(model.folder) or {}).get("task") == "embed":
         asker = open_asker(model.source)
         prompt = asker.rendering.prompts[0]
-        return lambda texts: list(vectors_of(asker, [prompt + text for text in texts]))
+
+        def embed(texts: Sequence[str]) -> Sequence[Any]:
+            return list(vectors_of(asker, [prompt + text for text in texts]))
+
+        return embed, asker.base.tokenizer
     base = load_base(model.source, task=None) if model.folder is None else open_asker(
         model.source
     ).base  # fmt: skip
@@ -438,4 +451,4 @@ def _embedder(model: Served) -> Any:
         lengths = np.linalg.norm(means, axis=1, keepdims=True)
         return list(means / np.maximum(lengths, 1e-12))
 
-    return answer
+    return answer, base.tokenizer

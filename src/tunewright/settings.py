@@ -70,6 +70,43 @@ class WebhookSettings(Settings):
     )
 
 
+class Quota(Settings):
+    """What one key may use; null: no end."""
+
+    requests_per_minute: int | None = Field(default=None, ge=1)
+    tokens_per_minute: int | None = Field(default=None, ge=1)
+    """Read and written; the request that goes beyond is still answered, the next is not."""
+    streams: int | None = Field(default=None, ge=0)
+    """Streams of events at a time."""
+    open_jobs: int | None = Field(default=None, ge=0)
+    """Jobs that have not ended, paused ones too."""
+    jobs_per_day: int | None = Field(default=None, ge=0)
+    training_hours_per_day: float | None = Field(default=None, ge=0)
+    """Of the last 24 hours; a job under way is let go on."""
+    stored_gb: float | None = Field(default=None, ge=0)
+    """Uploaded files, in units of 10^9 bytes."""
+
+    def over(self, other: Quota) -> Quota:
+        """Its own limits, and those of the other where it has none."""
+        mine = self.model_dump(exclude_none=True)
+        return Quota(**{**other.model_dump(exclude_none=True), **mine})
+
+
+class Retention(Settings):
+    """After how many days what goes by itself; null: never. Files go by their own expires_after."""
+
+    files_days: float | None = Field(default=None, gt=0)
+    """Uploaded files that no open job uses, result files too."""
+    ended_jobs_days: float | None = Field(default=None, gt=0)
+    """Failed and cancelled jobs, with events and run folder."""
+    checkpoints_days: float | None = Field(default=None, gt=0)
+    """Checkpoints of finished jobs: the models of epochs, and the training state. Models stay."""
+    deleted_models_days: float | None = Field(default=None, gt=0)
+    """Jobs all of whose models were deleted, with events and run folder."""
+    deliveries_days: float = Field(default=30.0, gt=0)
+    """Webhooks that were told, or given up."""
+
+
 class ServerSettings(Settings):
     """The whole file."""
 
@@ -82,6 +119,9 @@ class ServerSettings(Settings):
     max_file_bytes: int = Field(default=MAX_FILE_BYTES, ge=1, le=MAX_UPLOAD_BYTES)
     jobs: JobSettings = JobSettings()
     webhooks: tuple[WebhookSettings, ...] = ()
+    quota: Quota = Quota()
+    """Of every key that is no admin's; `keys create --quota` gives one key another."""
+    retention: Retention = Retention()
     python_graders: bool = False
     """Whether graders may hold code of the client's. It runs in a process with limits and without
     network, but it can read what the server's user can."""

@@ -37,13 +37,27 @@ BODIES = {
                   "input": "{{sample.output_json.a[0]}}"},
             "b": {"type": "text_similarity", "name": "b", "input": "{{sample.output_text}}",
                   "reference": "x", "evaluation_metric": "bleu"}}}},
+    ("POST", "/v1/evals"): {"name": "e", "metadata": {"a": "b"}, "testing_criteria": [
+        {"type": "string_check", "name": "a", "operation": "eq", "reference": "{{item.a}}", "input": "x"}],
+        "data_source_config": {"type": "custom", "item_schema": {"type": "object", "x": 1.0}}},
+    ("POST", "/v1/evals/ID/runs"): {"name": "r", "metadata": None, "data_source": {
+        "type": "completions", "model": "gpt-4o-mini", "sampling_params": {"temperature": 1.0},
+        "source": {"type": "file_content", "content": [{"item": {"a": 1}, "sample": {"output_text": "x"}}]},
+        "input_messages": {"type": "template", "template": [{"role": "user", "content": "{{item.a}}"}]}}},
 }  # fmt: skip
 READS = (
     "/v1/files", "/v1/files/ID", "/v1/files/ID/content", JOBS, f"{JOBS}/ID", f"{JOBS}/ID/events",
     f"{JOBS}/ID/checkpoints", f"{JOBS}/ID/report", f"{JOBS}/ID/card.json", "/v1/models", "/v1/models/ID",
-    "/v1/fine_tuning/checkpoints/ID/permissions",
+    "/v1/fine_tuning/checkpoints/ID/permissions", "/v1/evals", "/v1/evals/ID", "/v1/evals/ID/runs",
+    "/v1/evals/ID/runs/ID", "/v1/evals/ID/runs/ID/output_items",
 )  # fmt: skip
-DELETES = ("/v1/files/ID", "/v1/models/ID", "/v1/fine_tuning/checkpoints/ID/permissions/ID")
+DELETES = (
+    "/v1/evals/ID/runs/ID",
+    "/v1/evals/ID",
+    "/v1/files/ID",
+    "/v1/models/ID",
+    "/v1/fine_tuning/checkpoints/ID/permissions/ID",
+)
 CHANGES = tuple(f"{JOBS}/ID/{what}" for what in ("cancel", "pause", "resume"))
 QUERIES = ("after", "limit", "order", "purpose", "metadata[a]", "metadata", "stream", "project_id")
 

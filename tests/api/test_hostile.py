@@ -12,6 +12,7 @@ import time
 import pytest
 from tests.api.conftest import Live
 
+from postgres_server import settle
 from tunewright.access import create_key
 from tunewright.api.app import make_app
 from tunewright.api.census import CENSUS
@@ -70,7 +71,7 @@ sys.addaudithook(hear)
 def world(tuned, tmp_path_factory):
     """A whole server with keys of every kind; files and jobs too."""
     folder = tmp_path_factory.mktemp("guarded")
-    home = open_home(folder / "server")
+    home = open_home(settle(folder / "server"))
     keys = {
         scope: create_key(home.database, scope, [scope])[0]
         for scope in ("read", "infer", "tune", "admin")
@@ -258,6 +259,48 @@ def test_hostile_bodies_are_refused_quickly_and_in_the_envelope(world):
                 assert b"Traceback" not in text
     assert sent + len(CLIMBS) * 10 >= 150
     assert send(live, "GET", "/healthz")[0] == 200
+
+
+SHELLS = ("$(touch canary)", "`touch canary`", "; touch canary", "x\ntouch canary", "a\0b", "--help",
+          "-rf /", "| touch canary", "&& touch canary", "'; touch canary; '")  # fmt: skip
+
+
+def test_S7_no_field_of_a_job_becomes_a_command_or_an_option(world, monkeypatch, tmp_path):
+    """Refused by field, or kept as data: nothing runs, nothing is named by it."""
+    live, keys, folder = world
+    monkeypatch.chdir(tmp_path)
+    known = [bearer(keys["admin"])]
+    plain = {"model": "embedded:minilm", "training_file": "file-none"}
+    for text in SHELLS:
+        for change in (
+            {"suffix": text}, {"model": text}, {"training_file": text}, {"validation_file": text},
+            {"metadata": {text: text}}, {"integrations": [{"type": "wandb", "wandb": {
+                "project": text, "name": text, "entity": text, "tags": [text]}}]},
+            {"seed": text}, {"hyperparameters": {"n_epochs": text}}, {"method": {"type": text}},
+        ):  # fmt: skip
+            body = json.dumps({**plain, **change}).encode()
+            status, answer = send(live, "POST", "/v1/fine_tuning/jobs", headers=known, body=body)
+            assert status == 400, (change, answer)
+    for root in (tmp_path, folder):
+        assert not list(root.rglob("canary")) and not list(root.rglob("*touch*"))
+
+
+@pytest.mark.parametrize(
+    "ranges",
+    ["bytes=" + ",".join(f"{n}-{n}" for n in range(0, 20_000, 2)), "bytes=" + "0-," * 12_000,
+     "bytes=-" + "9" * 4000, "bytes=0-" + "9" * 4000, "bytes=a-b", "bytes=5-1", "items=0-1"],
+)  # fmt: skip
+def test_S15_a_range_header_never_takes_long(world, ranges):
+    live, keys, _ = world
+    form = (b'--b\r\nContent-Disposition: form-data; name="purpose"\r\n\r\nuser_data\r\n--b\r\n'
+            b'Content-Disposition: form-data; name="file"; filename="x"\r\n\r\n'
+            + b"x" * 50_000 + b"\r\n--b--\r\n")  # fmt: skip
+    mine = [bearer(keys["tune"]), ("Content-Type", "multipart/form-data; boundary=b")]
+    file_id = json.loads(send(live, "POST", "/v1/files", headers=mine, body=form)[1])["id"]
+    started = time.perf_counter()
+    head = [bearer(keys["read"]), ("Range", ranges)]
+    status, _ = send(live, "GET", f"/v1/files/{file_id}/content", headers=head)
+    assert time.perf_counter() - started < 5 and status in (200, 206, 400, 416, 431)
 
 
 RAW = (

@@ -175,6 +175,14 @@ def test_embeddings_have_unit_length(client):
         assert sum(value * value for value in item.embedding) == pytest.approx(1.0, abs=1e-3)
 
 
+def test_embeddings_count_their_tokens(client):
+    one, two = (
+        client.embeddings.create(model="labels", input=texts).usage.total_tokens
+        for texts in (["my card"], ["my card", "my card"])
+    )
+    assert two == 2 * one > 0
+
+
 def test_classify(client):
     answer = client.post(
         "/classify", cast_to=object, body={"model": "labels", "input": ["my card", "my parcel"]}

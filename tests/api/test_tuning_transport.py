@@ -11,6 +11,7 @@ import time
 import openai
 import pytest
 from tests.api.conftest import Live
+from tests.api.dropping_proxy import DroppingProxy, lose_replies
 from tests.jobs.tuning_place import Place, chat_rows, jsonl
 
 from tunewright.api.app import make_app
@@ -105,54 +106,16 @@ def test_broken_forms_are_400(server, place, body):
     assert left_over(place) == []
 
 
-class DroppingProxy:
-    """Forwards to a server, but the first reply of each connection pair never arrives."""
-
-    def __init__(self, url):
-        self.host, self.port = url.removeprefix("http://").split(":")
-        self.listener = socket.create_server(("127.0.0.1", 0))
-        self.url = f"http://127.0.0.1:{self.listener.getsockname()[1]}/v1"
-        self.num = 0
-        threading.Thread(target=self._serve, daemon=True).start()
-
-    def _serve(self):
-        while True:
-            line, _ = self.listener.accept()
-            self.num += 1
-            threading.Thread(target=self._pass, args=(line, self.num % 2 == 1), daemon=True).start()
-
-    def _pass(self, line, drop):
-        with line, socket.create_connection((self.host, int(self.port))) as server:
-            line.settimeout(0.2)
-            data = b""
-            while True:
-                try:
-                    piece = line.recv(65536)
-                except TimeoutError:
-                    break
-                data += piece
-                if not piece:
-                    break
-            server.sendall(data.replace(b"Connection: keep-alive", b"Connection: close"))
-            reply = b""
-            while piece := server.recv(65536):
-                reply += piece
-            if not drop:
-                line.sendall(reply)
-
-
 def test_a_lost_reply_makes_one_job(server, client, place):
+    """Two dozen here, side by side; bench/lost_replies.py has 200."""
     file = client.files.create(file=("r.jsonl", jsonl(chat_rows())), purpose="fine-tune")
     proxy = DroppingProxy(server.url)
-    for number in range(8):
-        through = openai.OpenAI(base_url=proxy.url, api_key="x", max_retries=2)
-        job = through.fine_tuning.jobs.create(
-            model="gpt-4o-mini", training_file=file.id, metadata={"n": str(number)}
-        )
-        through.close()
+    told = lose_replies(proxy, file.id, 24)
+    proxy.close()
+    assert proxy.num_dropped == 24 and len(set(told)) == 24
+    for number, job in enumerate(told):
         made = list(client.fine_tuning.jobs.list(metadata={"n": str(number)}))
-        assert [item.id for item in made] == [job.id]
-    assert proxy.num == 16  # every first reply was lost
+        assert [item.id for item in made] == [job]
 
 
 def test_idempotency_keys(client):

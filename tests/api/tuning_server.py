@@ -15,10 +15,14 @@ from pathlib import Path
 import openai
 import psutil
 
+from postgres_server import SUITE, new_database
+
 
 def write_settings(folder: Path, base: Path, jobs: dict, **more) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     settings = {"models": {"gpt-4o-mini*": str(base)}, "jobs": jobs, **more}
+    if server := os.environ.get(SUITE):
+        settings["database"] = new_database(server)
     (folder / "settings.yaml").write_text(json.dumps(settings))
 
 

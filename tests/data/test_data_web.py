@@ -113,3 +113,38 @@ def test_unsafe_addresses_are_refused(monkeypatch, url, part):
     for name in ("https_proxy", "HTTPS_PROXY", "ALL_PROXY", "all_proxy"):
         monkeypatch.delenv(name, raising=False)
     assert part in failure(url)
+
+
+def test_S10_the_address_that_was_checked_is_the_one_connected_to(monkeypatch):
+    """A name whose answer changes between the look and the call (DNS rebinding) leads nowhere else."""
+    asked, connected = [], []
+
+    def resolve(host, port, *more, **named):
+        asked.append(host)
+        address = "93.184.215.14" if len(asked) == 1 else "127.0.0.1"
+        return [(web.socket.AF_INET, web.socket.SOCK_STREAM, 6, "", (address, port))]
+
+    class Line:
+        def __init__(self, *given):
+            pass
+
+        def connect(self, address):
+            connected.append(address[0])
+            raise OSError("no way out of here")
+
+        def settimeout(self, seconds):
+            pass
+
+        def close(self):
+            pass
+
+    def straight(address, *more, **named):
+        connected.append(address[0])
+        raise OSError("no way out of here")
+
+    monkeypatch.setattr(web.socket, "getaddrinfo", resolve)
+    monkeypatch.setattr(web.socket, "socket", Line)
+    monkeypatch.setattr(web.socket, "create_connection", straight)
+    with pytest.raises(OSError, match="no way out"):
+        web.connect_public("rebinding.example", 443, 1)
+    assert len(asked) == 1 and set(connected) == {"93.184.215.14"}

@@ -6,7 +6,8 @@ import hashlib
 import json
 from pathlib import Path
 
-from tunewright.database.engine import open_database, sqlite_url
+from postgres_server import store_url
+from tunewright.database.engine import open_database
 from tunewright.jobs.board import Wish, add_job
 from tunewright.jobs.files import Incoming, add_file
 from tunewright.settings import ServerFolder, ServerSettings
@@ -52,7 +53,7 @@ class Place:
         self.folder = ServerFolder(path)
         self.folder.make()
         self.settings = settings_for(base, **jobs)
-        self.url = url or sqlite_url(self.folder.database)
+        self.url = url or store_url(self.folder.database)
         self.database = open_database(self.url)
         self.base = str(base)
 

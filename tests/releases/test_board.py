@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tunewright.database.engine import open_database, sqlite_url
+from postgres_server import store_url
+from tunewright.database.engine import open_database
 from tunewright.errors import UserError
 from tunewright.releases.board import (
     add_release,
@@ -19,7 +20,7 @@ from tunewright.releases.routing import make_routes, place_of
 
 @pytest.fixture
 def database(tmp_path):
-    opened = open_database(sqlite_url(tmp_path / "server.sqlite"))
+    opened = open_database(store_url(tmp_path / "server.sqlite"))
     yield opened
     opened.close()
 

@@ -9,8 +9,9 @@ import pytest
 from tests.api.conftest import Live
 from tests.test_hosting import make_adapters
 
+from postgres_server import store_url
 from tunewright.api.app import make_app
-from tunewright.database.engine import open_database, sqlite_url
+from tunewright.database.engine import open_database
 from tunewright.hosting import Hosting
 from tunewright.releases.board import add_release, move_release, roll_back
 from tunewright.releases.live import LiveReleases
@@ -21,7 +22,7 @@ ASK = [{"role": "user", "content": "where is my card"}]
 @pytest.fixture
 def world(tmp_path):
     adapters = make_adapters(tmp_path / "adapters", 3)
-    database = open_database(sqlite_url(tmp_path / "server.sqlite"))
+    database = open_database(store_url(tmp_path / "server.sqlite"))
     for name, path in adapters.items():
         add_release(database, "support", path, {"model": name}, who="me")
     put(database, 1, "production")
@@ -100,7 +101,7 @@ def test_a_user_stays_with_the_same_version_and_models_are_listed(world):
 
 def test_a_version_that_cannot_be_loaded_leaves_the_old_one_in_place(tmp_path):
     adapters = make_adapters(tmp_path / "adapters", 2)
-    database = open_database(sqlite_url(tmp_path / "server.sqlite"))
+    database = open_database(store_url(tmp_path / "server.sqlite"))
     for name, path in adapters.items():
         add_release(database, "support", path, {"model": name}, who="me")
     put(database, 1, "production")
@@ -120,7 +121,7 @@ def test_a_version_that_cannot_be_loaded_leaves_the_old_one_in_place(tmp_path):
 
 def test_a_version_chosen_just_before_a_swap_still_opens(tmp_path, monkeypatch):
     adapters = make_adapters(tmp_path / "adapters", 2)
-    database = open_database(sqlite_url(tmp_path / "server.sqlite"))
+    database = open_database(store_url(tmp_path / "server.sqlite"))
     for name, path in adapters.items():
         add_release(database, "support", path, {"model": name}, who="me")
     put(database, 1, "production")

@@ -5,6 +5,7 @@ import shutil
 import pytest
 from tests.api.conftest import Live, make_tiny, tune
 
+from postgres_server import settle
 from tunewright.api.app import make_app
 from tunewright.hosting import Hosting, bases_of, find_served
 from tunewright.jobs.home import open_home
@@ -33,7 +34,7 @@ class Site:
 
     def __init__(self, runs, folder, **more):
         self.runs = runs
-        self.home = open_home(folder / "server", {"tiny": str(runs.parent / "llama")})
+        self.home = open_home(settle(folder / "server"), {"tiny": str(runs.parent / "llama")})
         self.database = self.home.database
         found = find_served([str(runs / name) for name in ("topics-1", "replies")])
         hosting = Hosting([*found, *bases_of(found)])

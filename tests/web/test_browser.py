@@ -9,6 +9,7 @@ PAGES = {
     "overview": "/", "runs": "/runs", "run": "/runs/topics-1", "review": "/runs/topics-1/review",
     "compare": "/compare?a=topics-1&b=topics-2", "playground": "/playground",
     "releases": "/releases", "tune": "/tune", "traffic": "/traffic", "login": "/login",
+    "monitoring": "/monitoring",
 }  # fmt: skip
 WIDE = """[...document.querySelectorAll('main *, header *')].filter((e) =>
   e.getBoundingClientRect().right > innerWidth + 1 && !e.closest('.scroll, pre, svg, .away')
@@ -45,7 +46,12 @@ def page(site, browser):
 
 @pytest.fixture
 def rows(site):
-    """Rows to review."""
+    """Rows to review, and an alarm."""
+    alert = {"time_s": 1_700_000_000.0, "sentence": "Since request 40 much is new: " + "vpn " * 40,
+             "signals": [{"rule": "novelty"}], "action": "label the rows", "cost_usd": 12.5}  # fmt: skip
+    watch = site.runs / "topics-1" / "watch"
+    watch.mkdir()
+    (watch / "alerts.jsonl").write_text(json.dumps(alert) + "\n")
     path = site.runs / "topics-1" / "card.json"
     card = json.loads(path.read_text())
     card["findings"] = [

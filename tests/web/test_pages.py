@@ -14,7 +14,7 @@ from tunewright.releases.gate import read_lineage
 from tunewright.web.shell import POLICY
 
 PAGES = ("/", "/runs", "/runs/topics-1", "/runs/topics-1/review", "/compare?a=topics-1&b=topics-2",
-         "/playground", "/releases", "/story", "/traffic", "/login")  # fmt: skip
+         "/playground", "/releases", "/story", "/traffic", "/monitoring", "/tune", "/login")  # fmt: skip
 
 
 @pytest.fixture
@@ -57,6 +57,26 @@ def test_text_of_the_data_is_escaped_everywhere(site, client):
                  "/compare?a=" + ATTACK):  # fmt: skip
         text = client.get(page).text
         assert "<img src=x" not in text and "<script>alert" not in text and "<b>'" not in text
+
+
+def test_monitoring_shows_alarms_and_the_page_of_the_watch(site, client):
+    assert "No run is watched yet" in client.get("/monitoring").text
+    watch = site.runs / "topics-1" / "watch"
+    watch.mkdir()
+    assert client.get("/runs/topics-1/watch").status_code == 404
+    lines = [
+        {"time_s": 1_700_000_000 + n, "sentence": f"alarm {n} {ATTACK}", "action": ATTACK,
+         "signals": [{"rule": "novelty"}, {"rule": "novelty"}, {"rule": ATTACK}], "cost_usd": 2.0}
+        for n in range(30)
+    ]  # fmt: skip
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    (watch / "alerts.jsonl").write_text(text + '{"half')
+    (watch / "watch.html").write_text("<h1>seen</h1>")
+    page = client.get("/monitoring").text
+    assert "alarm 29" in page and "alarm 9 " not in page  # the newest twenty
+    assert page.index("alarm 29") < page.index("alarm 28") and "$2.00" in page
+    assert "<img src=x" not in page and "<script>alert" not in page
+    assert client.get("/runs/topics-1/watch").text == "<h1>seen</h1>"
 
 
 def test_a_review_is_written_down_once(site, client):

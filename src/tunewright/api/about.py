@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from fastapi import APIRouter
 from fastapi import Request as HttpRequest
-from fastapi.responses import JSONResponse, PlainTextResponse, Response
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from fastapi.responses import PlainTextResponse, Response
+from prometheus_client import CONTENT_TYPE_LATEST
+from sqlalchemy import select
+from sqlalchemy.exc import SQLAlchemyError
 
 from tunewright.api.census import caller_of
 from tunewright.api.errors import no_such_model
+from tunewright.api.replies import JSONResponse
 from tunewright.api.state import State, state_of
+from tunewright.database.engine import Database
 from tunewright.hosting import Served
 from tunewright.jobs.home import Home
 from tunewright.jobs.models import list_models as tuned_models_of
@@ -21,6 +26,8 @@ from tunewright.jobs.offered import TUNED, may_see, offer
 from tunewright.jobs.paging import Record
 
 router = APIRouter()
+READY_S = 5.0
+"""The database may take so long to answer for the server to be ready."""
 
 
 @router.get("/healthz")
@@ -31,14 +38,26 @@ async def healthz() -> Response:
 
 @router.get("/readyz")
 async def readyz(http: HttpRequest) -> Response:
-    """Requests can be answered."""
-    return JSONResponse({"status": "ok", "models": len(state_of(http).hosting.models)})
+    """Requests can be answered: the database is there, where the server has one."""
+    state = state_of(http)
+    if state.reads is not None:
+        try:
+            await asyncio.wait_for(state.reads.read(partial(_ping, state.reads.database)), READY_S)
+        except (SQLAlchemyError, TimeoutError) as error:
+            fault = "no answer" if isinstance(error, TimeoutError) else type(error).__name__
+            return JSONResponse({"status": "database", "fault": fault}, status_code=503)
+    return JSONResponse({"status": "ok", "models": len(state.hosting.models)})
+
+
+def _ping(database: Database) -> None:
+    with database.reading() as connection:
+        connection.execute(select(1))
 
 
 @router.get("/metrics")
 async def metrics(http: HttpRequest) -> Response:
     """Counters in Prometheus' text format."""
-    text = generate_latest(state_of(http).registry)
+    text = await asyncio.to_thread(state_of(http).figures)
     return PlainTextResponse(text, headers={"Content-Type": CONTENT_TYPE_LATEST})
 
 

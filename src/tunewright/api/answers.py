@@ -6,10 +6,12 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from fastapi import Request as HttpRequest
 
+from tunewright.access import EVERYBODY, Caller
+from tunewright.api.census import CALLER
 from tunewright.api.errors import ApiError
 from tunewright.model.engine import Request, Token
 from tunewright.serve.text import TextServer
@@ -17,6 +19,17 @@ from tunewright.serve.text import TextServer
 T = TypeVar("T")
 LOOK_EVERY_S = 0.5
 """How often a waiting request looks whether its client is still there."""
+
+
+class NoClient:
+    """Stands where a request would, for answers that nobody waits for. It never goes away."""
+
+    def __init__(self, caller: Caller = EVERYBODY) -> None:
+        self.scope: dict[str, Any] = {CALLER: caller}
+
+    async def is_disconnected(self) -> bool:
+        """Never."""
+        return False
 
 
 @dataclass

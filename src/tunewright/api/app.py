@@ -20,6 +20,7 @@ from tunewright.api import (
     chat,
     completions,
     decide,
+    evals,
     feedback,
     files,
     graders,
@@ -28,7 +29,7 @@ from tunewright.api import (
     tuned_models,
     tuning,
 )
-from tunewright.api.census import check_scope
+from tunewright.api.census import LIMITS, check_scope
 from tunewright.api.errors import (
     ApiError,
     on_api_error,
@@ -36,6 +37,7 @@ from tunewright.api.errors import (
     on_invalid,
     on_own_error,
 )
+from tunewright.api.eval_runner import EvalRunner
 from tunewright.api.guard import LOOPBACK, App, Guard, Scope
 from tunewright.api.state import ANSWERED_BY, State
 from tunewright.database.engine import Database
@@ -44,16 +46,16 @@ from tunewright.hosting import Hosting
 from tunewright.jobs.home import Home
 from tunewright.releases.live import LiveReleases
 from tunewright.serve.capture import Capture
-from tunewright.web import actions, live, pages, story, tune
+from tunewright.web import actions, live, monitoring, pages, story, tune
 from tunewright.web.shell import Sessions
 
 NUM_THREADS = 40
 """That wait for the database or the disk; they compute little."""
 ROUTERS = (
     about.router, chat.router, completions.router, decide.router, feedback.router, files.router,
-    tuning.router, graders.router, job_events.router, permissions.router, tuned_models.router,
-    pages.router, live.router, actions.router, tune.router,
-    story.router,
+    tuning.router, graders.router, evals.router, job_events.router, permissions.router,
+    tuned_models.router, pages.router, live.router, actions.router, tune.router,
+    monitoring.router, story.router,
 )  # fmt: skip
 
 
@@ -85,7 +87,13 @@ def make_app(
         loop.set_default_executor(ThreadPoolExecutor(NUM_THREADS, "tunewright"))
         if releases is not None:
             await asyncio.to_thread(releases.start)
+        if home is not None:
+            state.evals = EvalRunner(state, home)
+            state.evals.start()
         yield
+        if state.evals is not None:
+            await state.evals.stop()
+        await state.mirror.close()
         if releases is not None:
             releases.stop()
         hosting.close()
@@ -127,9 +135,11 @@ class _Counted:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = str(message["status"])
+                more = list(scope.get(LIMITS, ()))
                 if ANSWERED_BY in scope:
-                    header = (b"x-tunewright-release", scope[ANSWERED_BY].encode())
-                    message = {**message, "headers": [*message["headers"], header]}
+                    more.append((b"x-tunewright-release", scope[ANSWERED_BY].encode()))
+                if more:
+                    message = {**message, "headers": [*message["headers"], *more]}
             await send(message)
 
         try:

@@ -14,6 +14,8 @@ from tunewright.api.errors import ApiError
 
 Need = Literal["open", "read", "infer", "tune", "admin"]
 CALLER = "tunewright.caller"
+LIMITS = "tunewright.limits"
+"""Headers of the reply that tell what is left of a quota."""
 
 CENSUS: dict[tuple[str, str], Need] = {
     ("GET", "/healthz"): "open",
@@ -50,6 +52,19 @@ CENSUS: dict[tuple[str, str], Need] = {
     ("GET", "/v1/fine_tuning/jobs/{job_id}/card.json"): "read",
     ("POST", "/v1/fine_tuning/alpha/graders/run"): "tune",
     ("POST", "/v1/fine_tuning/alpha/graders/validate"): "tune",
+    ("POST", "/v1/evals"): "tune",
+    ("GET", "/v1/evals"): "read",
+    ("GET", "/v1/evals/{eval_id}"): "read",
+    ("POST", "/v1/evals/{eval_id}"): "tune",
+    ("DELETE", "/v1/evals/{eval_id}"): "tune",
+    ("POST", "/v1/evals/{eval_id}/runs"): "tune",
+    ("GET", "/v1/evals/{eval_id}/runs"): "read",
+    ("GET", "/v1/evals/{eval_id}/runs/{run_id}"): "read",
+    ("POST", "/v1/evals/{eval_id}/runs/{run_id}"): "tune",
+    ("POST", "/v1/evals/{eval_id}/runs/{run_id}/cancel"): "tune",
+    ("DELETE", "/v1/evals/{eval_id}/runs/{run_id}"): "tune",
+    ("GET", "/v1/evals/{eval_id}/runs/{run_id}/output_items"): "read",
+    ("GET", "/v1/evals/{eval_id}/runs/{run_id}/output_items/{item_id}"): "read",
     ("POST", "/v1/fine_tuning/checkpoints/{model}/permissions"): "admin",
     ("GET", "/v1/fine_tuning/checkpoints/{model}/permissions"): "admin",
     ("DELETE", "/v1/fine_tuning/checkpoints/{model}/permissions/{permission_id}"): "admin",
@@ -58,6 +73,8 @@ CENSUS: dict[tuple[str, str], Need] = {
     ("GET", "/runs/{name}"): "read",
     ("GET", "/runs/{name}/events"): "read",
     ("GET", "/runs/{name}/report"): "read",
+    ("GET", "/runs/{name}/watch"): "read",
+    ("GET", "/monitoring"): "read",
     ("GET", "/runs/{name}/review"): "read",
     ("POST", "/runs/{name}/review"): "tune",
     ("GET", "/tune"): "read",
@@ -81,8 +98,11 @@ def caller_of(request: Request) -> Caller:
     return caller
 
 
-def check_scope(request: Request) -> None:
-    """Refuse a key that is not good for this route. Raises ApiError 403."""
+async def check_scope(request: Request) -> None:
+    """Refuse a key that is not good for this route, or has used what it may. Raises ApiError.
+
+    Async, though it waits for nothing: FastAPI would send it to a thread for every request.
+    """
     path = getattr(request.scope.get("route"), "path", "")
     method = "GET" if request.method == "HEAD" else request.method
     need = CENSUS.get((method, path), "admin")
@@ -93,3 +113,5 @@ def check_scope(request: Request) -> None:
             code="insufficient_permissions",
             kind="permission_error",
         )
+    if path.startswith("/v1/"):
+        request.scope[LIMITS] = request.app.state.server.limits.enter(caller_of(request))

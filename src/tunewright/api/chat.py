@@ -11,13 +11,15 @@ from typing import Any
 
 from fastapi import APIRouter
 from fastapi import Request as HttpRequest
-from fastapi.responses import JSONResponse, Response, StreamingResponse
+from fastapi.responses import Response, StreamingResponse
 
 from tunewright.api.answers import Stream, Written, take, write_all
 from tunewright.api.errors import ApiError
-from tunewright.api.keeping import keep_chat
+from tunewright.api.keeping import keep_chat, last_user
 from tunewright.api.prompts import ChatBody, make_request
+from tunewright.api.replies import JSONResponse
 from tunewright.api.state import State, state_of
+from tunewright.api.tool_calls import Holding, Offer, find_calls
 from tunewright.errors import ModelError
 from tunewright.hosting import TextModel
 from tunewright.model.engine import Token
@@ -32,7 +34,7 @@ async def create_chat_completion(body: ChatBody, http: HttpRequest) -> Response:
     """Answer a conversation."""
     body.check()
     state = state_of(http)
-    model = await state.open_text(state.resolve(body, http))
+    model = await state.open_text(await state.resolve(body, http))
     prompt = body.prompt_ids(model)
     most = body.max_completion_tokens or body.max_tokens or model.max_new_tokens
     tops = (body.top_logprobs or 0) if body.logprobs else 0
@@ -50,9 +52,10 @@ async def create_chat_completion(body: ChatBody, http: HttpRequest) -> Response:
         return StreamingResponse(events, media_type=EVENT_STREAM)
     begun = time.perf_counter()
     answers = await write_all(model.runner, requests, http, state.deadline_s)
-    state.count_tokens(len(prompt), sum(len(item.tokens) for item in answers))
+    state.count_tokens(http, len(prompt), sum(len(item.tokens) for item in answers))
     whole = _whole(body, model, answers, len(prompt))
     keep_chat(state, http, body, whole["id"], answers, time.perf_counter() - begun)
+    state.mirror.chat(http, body, whole["id"], last_user(body), answers[0].text)
     return JSONResponse(whole)
 
 
@@ -77,15 +80,25 @@ def _whole(
         "choices": [
             {
                 "index": number,
-                "message": {"role": "assistant", "content": item.text, "refusal": None},
+                **_said(item, body.offer()),
                 "logprobs": _logprobs(body, model, item.tokens),
-                "finish_reason": item.finish_reason,
             }
             for number, item in enumerate(answers)
         ],
         "usage": usage(num_prompt, sum(len(item.tokens) for item in answers)),
         "system_fingerprint": None,
     }
+
+
+def _said(item: Written, offer: Offer | None) -> dict[str, Any]:
+    """The message and why it ended: text, or calls of tools."""
+    message: dict[str, Any] = {"role": "assistant", "content": item.text, "refusal": None}
+    text, calls = (item.text, []) if offer is None else find_calls(item.text, offer)
+    if not calls:
+        return {"message": message, "finish_reason": item.finish_reason}
+    shown = [call.shown() for call in calls]
+    message |= {"content": text or None, "tool_calls": shown}
+    return {"message": message, "finish_reason": "tool_calls"}
 
 
 def _logprobs(body: ChatBody, model: TextModel, tokens: list[Token]) -> dict[str, Any] | None:
@@ -123,6 +136,8 @@ async def _events(
         return event({**frame, "choices": [choice]})
 
     written, begun = Written(), time.perf_counter()
+    offer = body.offer()
+    holding = None if offer is None else Holding(offer)
     yield chunk({"role": "assistant", "content": "", "refusal": None}, None)
     try:
         async with Stream(model.runner, request, state.deadline_s) as stream:
@@ -130,15 +145,22 @@ async def _events(
                 take(written, token, model.runner.ends)
                 is_text = token.id >= 0 and token.id not in model.runner.ends
                 logprobs = _logprobs(body, model, [token]) if is_text else None
-                if token.text or logprobs:
-                    yield chunk({"content": token.text}, None, logprobs)
+                text = token.text if holding is None else holding.add(token.text)
+                if text or logprobs:
+                    yield chunk({"content": text}, None, logprobs)
     except ApiError as error:
         yield event({"error": {"message": error.message, "type": error.kind, "param": None,
                                "code": error.code}})  # fmt: skip
         return
-    state.count_tokens(num_prompt, len(written.tokens))
+    state.count_tokens(http, num_prompt, len(written.tokens))
     keep_chat(state, http, body, str(frame["id"]), [written], time.perf_counter() - begun)
-    yield chunk({}, written.finish_reason)
+    state.mirror.chat(http, body, str(frame["id"]), last_user(body), written.text)
+    rest, calls = ("", []) if holding is None else holding.end()
+    if rest:
+        yield chunk({"content": rest}, None)
+    for number, call in enumerate(calls):
+        yield chunk({"tool_calls": [{"index": number, **call.shown()}]}, None)
+    yield chunk({}, "tool_calls" if calls else written.finish_reason)
     if body.wants_usage:
         yield event({**frame, "choices": [], "usage": usage(num_prompt, len(written.tokens))})
     yield "data: [DONE]\n\n"

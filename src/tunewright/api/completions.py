@@ -10,12 +10,13 @@ from typing import Any
 
 from fastapi import APIRouter
 from fastapi import Request as HttpRequest
-from fastapi.responses import JSONResponse, Response, StreamingResponse
+from fastapi.responses import Response, StreamingResponse
 
 from tunewright.api.answers import Stream, Written, take, wait_for, write_all
 from tunewright.api.chat import EVENT_STREAM, event, usage
 from tunewright.api.errors import ApiError
 from tunewright.api.prompts import CompletionBody, make_request
+from tunewright.api.replies import JSONResponse
 from tunewright.api.state import State, state_of
 from tunewright.hosting import TextModel
 from tunewright.model.prompt_scores import Scores
@@ -30,7 +31,7 @@ async def create_completion(body: CompletionBody, http: HttpRequest) -> Response
     """Go on from each prompt."""
     body.refuse_unknown()
     state = state_of(http)
-    model = await state.open_text(state.resolve(body, http))
+    model = await state.open_text(await state.resolve(body, http))
     prompts = body.prompts(model)
     most = DEFAULT_TOKENS if body.max_tokens is None else body.max_tokens
     if most == 0 and not body.echo:
@@ -44,7 +45,7 @@ async def create_completion(body: CompletionBody, http: HttpRequest) -> Response
     scored = await _score_prompts(body, model, prompts, http) if body.echo else None
     num_prompt = sum(map(len, prompts))
     num_written = sum(len(item.tokens) for item in answers)
-    state.count_tokens(num_prompt, num_written)
+    state.count_tokens(http, num_prompt, num_written)
     per_prompt = body.n or 1
     choices = [
         _choice(body, model, number, item, prompts[number // per_prompt],
@@ -156,7 +157,7 @@ def _stream(
             yield event({"error": {"message": error.message, "type": error.kind, "param": None,
                                    "code": error.code}})  # fmt: skip
             return
-        state.count_tokens(len(prompts[0]), len(written.tokens))
+        state.count_tokens(http, len(prompts[0]), len(written.tokens))
         if body.wants_usage:
             counts = usage(len(prompts[0]), len(written.tokens))
             yield event({**frame, "choices": [], "usage": counts})

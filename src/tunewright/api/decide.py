@@ -12,12 +12,13 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter
 from fastapi import Request as HttpRequest
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from tunewright.api.answers import wait_for
 from tunewright.api.errors import ApiError, choose_text
 from tunewright.api.keeping import keep_decisions
+from tunewright.api.replies import JSONResponse
 from tunewright.api.state import state_of
 from tunewright.records import Prediction, Span
 from tunewright.serve.batches import BatchRunner
@@ -41,13 +42,15 @@ class Texts(BaseModel):
 async def classify(body: Texts, http: HttpRequest) -> Response:
     """A label (or value, or spans) and its confidence for each text, with every label's score."""
     state = state_of(http)
-    model = await state.open_labels(state.resolve(body, http))
+    model = await state.open_labels(await state.resolve(body, http))
     texts = _texts(body)
     begun = time.perf_counter()
     predictions: list[Prediction] = await _ask(model.runner, texts, http)
     name = f"clf-{secrets.token_hex(12)}"
     took_s = time.perf_counter() - begun
     keep_decisions(state, http, body.model, name, texts, predictions, took_s)
+    for number, (text, said) in enumerate(zip(texts, predictions, strict=True)):
+        state.mirror.decision(http, f"{name}-{number}", text, said.prediction)
     data = [
         _decision(number, item, model.labels) | _use(item, model.labels, model.threshold)
         for number, item in enumerate(predictions)
@@ -61,13 +64,16 @@ async def embeddings(body: Texts, http: HttpRequest) -> Response:
     if body.dimensions is not None:
         raise ApiError(400, "dimensions: the model's own are given", param="dimensions")
     state = state_of(http)
-    model = await state.open_embedding(state.resolve(body, http))
-    vectors = await _ask(model.runner, _texts(body), http)
+    model = await state.open_embedding(await state.resolve(body, http))
+    texts = _texts(body)
+    vectors = await _ask(model.runner, texts, http)
+    num_tokens = await asyncio.to_thread(model.count_tokens, texts)
+    state.count_tokens(http, num_tokens, 0)
     data = [
         {"object": "embedding", "index": number, "embedding": _encode(vector, body.encoding_format)}
         for number, vector in enumerate(vectors)
     ]
-    counts = {"prompt_tokens": 0, "total_tokens": 0}
+    counts = {"prompt_tokens": num_tokens, "total_tokens": num_tokens}
     return JSONResponse({"object": "list", "model": body.model, "data": data, "usage": counts})
 
 

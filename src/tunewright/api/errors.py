@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from fastapi import Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
+from tunewright.api.replies import JSONResponse
 from tunewright.errors import ModelError, TunewrightError
+from tunewright.jobs.quotas import QuotaSpentError
 from tunewright.serve.text import Busy
 
 RETRY_AFTER_S = 1
@@ -26,8 +28,10 @@ class ApiError(Exception):
         param: str | None = None,
         code: str | None = None,
         kind: str = "invalid_request_error",
+        headers: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(message)
+        self.headers = dict(headers or {})
         self.status, self.message, self.param, self.code = status, message, param, code
         self.kind = kind
 
@@ -42,6 +46,7 @@ def envelope(error: ApiError) -> JSONResponse:
     """The reply for an error."""
     body = {"message": error.message, "type": error.kind, "param": error.param, "code": error.code}
     headers = {"Retry-After": str(RETRY_AFTER_S)} if error.status == 429 else {}
+    headers |= error.headers
     return JSONResponse({"error": body}, status_code=error.status, headers=headers)
 
 
@@ -70,6 +75,10 @@ async def on_own_error(request: Request, error: Exception) -> JSONResponse:
     """Errors of the floors below, by what they mean to a client."""
     if isinstance(error, Busy):
         return envelope(ApiError(429, str(error), kind="rate_limit_error", code="server_busy"))
+    if isinstance(error, QuotaSpentError):  # waiting a moment would not help
+        told = {"x-should-retry": "false"}
+        kind = "insufficient_quota"
+        return envelope(ApiError(429, str(error), kind=kind, code=kind, headers=told))
     if isinstance(error, ModelError):
         return envelope(ApiError(400, str(error), code="model_error"))
     assert isinstance(error, TunewrightError)

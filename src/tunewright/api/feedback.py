@@ -6,10 +6,11 @@ from typing import Annotated, Literal
 
 from fastapi import APIRouter
 from fastapi import Request as HttpRequest
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from tunewright.api.errors import ApiError
+from tunewright.api.replies import JSONResponse
 from tunewright.api.state import state_of
 
 router = APIRouter()

@@ -7,19 +7,25 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query
 from fastapi import Request as HttpRequest
-from fastapi.responses import FileResponse, JSONResponse, Response
+from fastapi.responses import FileResponse, Response
 from pydantic import BaseModel, Field
 
+from tunewright.api.census import caller_of
 from tunewright.api.errors import ApiError
 from tunewright.api.multipart import read_form
-from tunewright.api.paging import asked, home_of, listing, owner_of
+from tunewright.api.paging import asked, home_of, listing, looked_up, owner_of
+from tunewright.api.replies import JSONResponse
+from tunewright.api.state import state_of
 from tunewright.jobs import files, uploads
 from tunewright.jobs.home import Home
 from tunewright.jobs.paging import Record
+from tunewright.jobs.quotas import check_bytes
 from tunewright.jobs.rows import check_rows, first_line_fault
 from tunewright.settings import MAX_PART_BYTES, MAX_UPLOAD_BYTES
 
 router = APIRouter()
+NO_NUL = r"^[^\x00]*$"
+"""PostgreSQL keeps no NUL in texts."""
 MIN_EXPIRY_S, MAX_EXPIRY_S = 3600, 2_592_000
 CHECKED_AT_ONCE_BYTES = 1 << 20
 """Rows of larger files are looked at by the worker: parsing would hold up everybody else."""
@@ -35,10 +41,10 @@ class ExpiresAfter(BaseModel):
 class UploadBody(BaseModel):
     """A large file that will come in parts."""
 
-    filename: Annotated[str, Field(min_length=1, max_length=512)]
+    filename: Annotated[str, Field(min_length=1, max_length=512, pattern=NO_NUL)]
     purpose: Literal["assistants", "batch", "fine-tune", "vision", "user_data"]
     bytes: Annotated[int, Field(ge=1, le=MAX_UPLOAD_BYTES)]
-    mime_type: Annotated[str, Field(min_length=1, max_length=200)]
+    mime_type: Annotated[str, Field(min_length=1, max_length=200, pattern=NO_NUL)]
     expires_after: ExpiresAfter | None = None
 
 
@@ -65,9 +71,24 @@ async def create_file(http: HttpRequest) -> Response:
             raise ApiError(400, f"purpose: {str(purpose)[:40]!r}; use {known}", param="purpose")
         expiry = _expiry(fields)
         row = await asyncio.to_thread(
-            _keep, home, incoming, filename, purpose, owner_of(http) or "", expiry
+            _keep,
+            home,
+            incoming,
+            filename,
+            purpose,
+            owner_of(http) or "",
+            expiry,
+            caller_of(http).id,
+            _room_for(http, incoming.size),
         )
     return JSONResponse(show_file(row))
+
+
+def _room_for(http: HttpRequest, size: int) -> uploads.Check:
+    """Refuses what the caller's key may not keep beside what it has."""
+    caller, database = caller_of(http), home_of(http).database
+    quota = state_of(http).limits.quota_of(caller)
+    return lambda connection: check_bytes(database, connection, caller.id, quota, size)
 
 
 def _expiry(fields: dict[str, str]) -> int | None:
@@ -85,7 +106,7 @@ def _expiry(fields: dict[str, str]) -> int | None:
 
 def _keep(
     home: Home, incoming: files.Incoming, filename: str, purpose: str, owner: str,
-    expiry: int | None,
+    expiry: int | None, key_id: str, check: uploads.Check,
 ) -> Record:  # fmt: skip
     """Keep a file that came whole; the rows of a training file are looked at."""
     if incoming.size == 0:
@@ -100,7 +121,8 @@ def _keep(
     checked = check_rows(incoming.path) if tunes and small else None
     row = files.add_file(
         home.database, home.folder, incoming, filename=filename, purpose=purpose, owner=owner,
-        expires_after_s=expiry, status="uploaded" if tunes else "processed",
+        expires_after_s=expiry, status="uploaded" if tunes else "processed", key_id=key_id,
+        check=check,
     )  # fmt: skip
     if checked is not None:
         files.note_checked(
@@ -163,6 +185,7 @@ async def create_upload(body: UploadBody, http: HttpRequest) -> Response:
         uploads.begin, home_of(http).database, filename=body.filename, purpose=body.purpose,
         size=body.bytes, mime_type=body.mime_type, owner=owner_of(http) or "",
         file_expires_s=body.expires_after.seconds if body.expires_after else None,
+        key_id=caller_of(http).id, check=_room_for(http, body.bytes),
     )  # fmt: skip
     return JSONResponse(_show_upload(row, None))
 
@@ -188,9 +211,10 @@ async def add_part(upload_id: str, http: HttpRequest) -> Response:
 async def complete_upload(upload_id: str, body: CompleteBody, http: HttpRequest) -> Response:
     """Join the parts, in the order given, to a file."""
     home, owner = home_of(http), owner_of(http)
+    begun = await _upload_call(upload_id, uploads.get, home.database, upload_id, owner=owner)
     row = await _upload_call(
         upload_id, uploads.complete, home.database, home.folder, upload_id, body.part_ids,
-        md5=body.md5, owner=owner,
+        md5=body.md5, owner=owner, check=_room_for(http, begun["bytes"]),
     )  # fmt: skip
     return JSONResponse(_show_upload(row, await _file(http, row["file_id"])))
 
@@ -214,8 +238,8 @@ async def _upload_call(upload_id: str, call: Any, *args: Any, **options: Any) ->
 
 async def _file(http: HttpRequest, file_id: str) -> Record:
     database = home_of(http).database
-    return await asked(
-        "File object", file_id, files.get_file, database, file_id, owner=owner_of(http)
+    return await looked_up(
+        http, "File object", file_id, files.get_file, database, file_id, owner=owner_of(http)
     )
 
 

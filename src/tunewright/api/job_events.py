@@ -11,14 +11,17 @@ import contextlib
 import json
 from collections import defaultdict
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
 from fastapi import Request as HttpRequest
-from fastapi.responses import JSONResponse, Response, StreamingResponse
+from fastapi.responses import Response, StreamingResponse
 from sqlalchemy import func, select
 
+from tunewright.api.census import caller_of
 from tunewright.api.paging import asked, home_of, listing
+from tunewright.api.replies import JSONResponse
 from tunewright.api.state import state_of
 from tunewright.api.tuning import JOBS, job_of
 from tunewright.database.engine import Database
@@ -93,6 +96,7 @@ async def list_events(
         last = http.headers.get("last-event-id") or after
         start = await _place(database, job_id, last)
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+        state_of(http).limits.check_streams(caller_of(http))
         events = _stream(http, database, job["id"], start)
         return StreamingResponse(events, media_type="text/event-stream", headers=headers)
     page = await asked(
@@ -116,12 +120,14 @@ async def _stream(
     http: HttpRequest, database: Database, job_id: str, place: int
 ) -> AsyncIterator[str]:
     state = state_of(http)
+    reads, streaming = state.reads, state.limits.streaming(caller_of(http))
+    assert reads is not None
     if state.watcher is None:
         state.watcher = Watcher(database)
-    with state.watcher.following(job_id) as news:
+    with streaming, state.watcher.following(job_id) as news:
         while True:
             news.clear()
-            rows, status = await asyncio.to_thread(_news, database, job_id, place)
+            rows, status = await reads.read(partial(_news, database, job_id, place))
             for row in rows:
                 place = row["place"]
                 yield f"id: {row['id']}\nevent: {row['object']}\ndata: {json.dumps(row)}\n\n"

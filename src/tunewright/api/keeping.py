@@ -61,7 +61,7 @@ def keep_chat(
         return
     extra = body.model_extra or {}
     release, client, now = _who(http, body.model, extra.get("user"))
-    asked = _last_user(body)
+    asked = last_user(body)
     for number, written in enumerate(answers):
         logs = [token.log_probability for token in written.tokens]
         state.capture.put(
@@ -85,7 +85,8 @@ def _who(http: HttpRequest, model: str, user: object) -> tuple[str, str | None, 
     return release, client_name(client), time.time()
 
 
-def _last_user(body: ChatBody) -> str:
+def last_user(body: ChatBody) -> str:
+    """What the user said last."""
     for message in reversed(body.messages):
         plain = message if isinstance(message, dict) else message.model_dump()
         if plain.get("role") == "user":

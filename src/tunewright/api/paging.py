@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from typing import Any, TypeVar
 
 from fastapi import Request as HttpRequest
@@ -32,8 +34,24 @@ def owner_of(http: HttpRequest) -> str | None:
 
 async def asked(what: str, name: str, call: Callable[..., T], *args: Any, **options: Any) -> T:
     """Call the store off the event loop. Raises ApiError 404 for what is not there."""
-    try:
+    with _told(what, name):
         return await asyncio.to_thread(call, *args, **options)
+
+
+async def looked_up(
+    http: HttpRequest, what: str, name: str, call: Callable[..., T], *args: Any, **options: Any
+) -> T:
+    """`asked` for one row that is only read: together with the reads of others."""
+    reads = state_of(http).reads
+    assert reads is not None
+    with _told(what, name):
+        return await reads.read(partial(call, *args, **options))
+
+
+@contextmanager
+def _told(what: str, name: str) -> Iterator[None]:
+    try:
+        yield
     except UnknownCursor as error:
         raise ApiError(400, f"after: no such object: {error.args[0]}", param="after") from None
     except KeyError:

@@ -6,10 +6,11 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query
 from fastapi import Request as HttpRequest
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from tunewright.api.paging import asked, home_of, listing, owner_of
+from tunewright.api.replies import JSONResponse
 from tunewright.jobs import board
 from tunewright.jobs.models import get_model
 from tunewright.jobs.paging import Page, Record

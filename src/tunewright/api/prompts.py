@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from tunewright.api.errors import ApiError
+from tunewright.api.tool_calls import Offer, read_offer
 from tunewright.data.render import render_prompts
 from tunewright.hosting import TextModel
 from tunewright.model.engine import Request
@@ -105,16 +106,26 @@ class ChatBody(Sampled):
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     tools: list[dict[str, Any]] | None = None
+    tool_choice: str | dict[str, Any] | None = None
+    parallel_tool_calls: bool | None = None
     response_format: dict[str, Any] | None = None
 
     def check(self) -> None:
         """Raise ApiError for what is not offered."""
         self.refuse_unknown()
         self.answer_schema  # noqa: B018 - raises for what is no schema
+        self.offer()
+
+    def offer(self) -> Offer | None:
+        """The tools that may be called. Raises ApiError."""
+        return read_offer(self.tools, self.tool_choice, self.parallel_tool_calls)
 
     @property
     def answer_schema(self) -> Mapping[str, Any] | None:
         """The JSON schema that the answer must follow; None for plain text. Raises ApiError."""
+        offer = self.offer()
+        if offer is not None and offer.forced:
+            return offer.schema
         wanted = self.response_format or {}
         kind = wanted.get("type", "text")
         if kind == "text":
@@ -133,6 +144,11 @@ class ChatBody(Sampled):
 
     def prompt_ids(self, model: TextModel) -> list[int]:
         """Token ids up to where the answer begins."""
+        if self.tools and not knows_tools(model):
+            raise ApiError(
+                400, "tools: the chat template of this model has none; leave tools out",
+                param="tools", code="unsupported_parameter",
+            )  # fmt: skip
         turns = [_read_turn(number, item) for number, item in enumerate(self.messages)]
         plain = next((turn.content for turn in reversed(turns) if turn.role == "user"), "")
         example = Example(
@@ -197,6 +213,13 @@ def make_request(
         wants_text=True,
         grammar=grammar,
     )
+
+
+def knows_tools(model: TextModel) -> bool:
+    """Whether the model's own chat template has a place for tools."""
+    template = getattr(model.rendering.tokenizer, "chat_template", None)
+    texts = template.values() if isinstance(template, dict) else [template]
+    return model.rendering.native_template and any("tools" in (text or "") for text in texts)
 
 
 def _read_turn(number: int, message: ChatMessage) -> Message:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 from fastapi import Request as HttpRequest
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import Response
 
 from tunewright.api.errors import ApiError, no_such_model
 from tunewright.api.paging import asked, home_of, owner_of
+from tunewright.api.replies import JSONResponse
 from tunewright.api.state import state_of
 from tunewright.jobs.models import delete_model
 

@@ -6,16 +6,19 @@ import asyncio
 import hashlib
 import secrets
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
 from fastapi import Request as HttpRequest
-from fastapi.responses import FileResponse, JSONResponse, Response
+from fastapi.responses import FileResponse, Response
 from sqlalchemy import Connection
 
 from tunewright.api.census import caller_of
 from tunewright.api.errors import ApiError
-from tunewright.api.paging import asked, home_of, listing, owner_of
+from tunewright.api.paging import asked, home_of, listing, looked_up, owner_of
+from tunewright.api.replies import JSONResponse
+from tunewright.api.state import state_of
 from tunewright.api.tuning_bodies import HYPERPARAMETERS, MAX_SEED, Hyperparameters, JobBody
 from tunewright.errors import RecipeError
 from tunewright.evaluate.api_graders import LabelModel, Python, ScoreModel, parts_of, read_grader
@@ -25,7 +28,9 @@ from tunewright.jobs.folder import JobFolder
 from tunewright.jobs.home import Home
 from tunewright.jobs.models import get_model
 from tunewright.jobs.paging import Record
+from tunewright.jobs.quotas import check_jobs
 from tunewright.jobs.repeats import KeyReusedError, Request, find_earlier, note_made
+from tunewright.settings import Quota
 
 router = APIRouter()
 JOBS = "/v1/fine_tuning/jobs"
@@ -44,17 +49,19 @@ async def create_job(body: JobBody, http: HttpRequest) -> Response:
         caller_of(http).id, f"POST {JOBS}", hashlib.sha256(await http.body()).hexdigest(), key,
         is_retry=retries[:6].isascii() and retries[:6].isdigit() and int(retries[:6]) > 0,
     )  # fmt: skip
-    job = await asyncio.to_thread(_create, home, body, request, owner)
+    quota = state_of(http).limits.quota_of(caller_of(http))
+    job = await asyncio.to_thread(_create, home, body, request, owner, quota)
     return JSONResponse(show_job(job))
 
 
-def _create(home: Home, body: JobBody, request: Request, owner: str | None) -> Record:
-    wish = _wish(home, body, owner)
+def _create(home: Home, body: JobBody, request: Request, owner: str | None, quota: Quota) -> Record:
+    wish = replace(_wish(home, body, owner), key_id=request.owner)
 
     def add(connection: Connection) -> str:
         earlier = find_earlier(home.database, connection, request)
         if earlier is not None:
             return earlier
+        check_jobs(home.database, connection, wish.key_id, quota)
         made = board.add_job(connection, wish)
         note_made(connection, request, made)
         return made
@@ -279,10 +286,10 @@ async def _run_file(http: HttpRequest, job_id: str, name: str, kind: str) -> Res
 
 async def job_of(http: HttpRequest, job_id: str) -> Record:
     """The job, where the client may see it. Raises ApiError 404."""
-    job: Record = await asked(
-        "fine-tuning job", job_id, board.get_job, home_of(http).database, job_id,
-        owner=owner_of(http),
-    )  # fmt: skip
+    database = home_of(http).database
+    job: Record = await looked_up(
+        http, "fine-tuning job", job_id, board.get_job, database, job_id, owner=owner_of(http)
+    )
     return job
 
 

@@ -113,9 +113,14 @@ class JobBody(BaseModel):
     @field_validator("metadata")
     @classmethod
     def _is_storable(cls, value: dict[str, str] | None) -> dict[str, str] | None:
-        if value and any("\0" in text for pair in value.items() for text in pair):
-            raise ValueError("NUL characters cannot be kept")
-        return value
+        return check_metadata(value)
+
+
+def check_metadata(value: dict[str, str] | None) -> dict[str, str] | None:
+    """The pairs, where a database can keep them. Raises ValueError."""
+    if value and any("\0" in text for pair in value.items() for text in pair):
+        raise ValueError("NUL characters cannot be kept")
+    return value
 
 
 HYPERPARAMETERS: dict[str, type[Hyperparameters]] = {

@@ -26,6 +26,10 @@ def create(
     expires_in_days: Annotated[
         float | None, typer.Option("--days", min=0.001, help="Refused after so many days.")
     ] = None,
+    quota: Annotated[
+        list[str] | None,
+        typer.Option("--quota", help="A limit of its own: NAME=VALUE, as open_jobs=2; repeatable."),
+    ] = None,
     server: Server = None,
     as_json: AsJson = False,
 ) -> Answer:
@@ -34,12 +38,12 @@ def create(
     As soon as a server has a key it asks for one, on loopback too.
 
     Example:
-      tunewright keys create my-app --scope infer
+      tunewright keys create my-app --scope infer --quota tokens_per_minute=20000
       tunewright keys create me --scope admin --json
 
     Exit status:
       0 done
-      2 an unknown scope
+      2 an unknown scope or limit
       4 our own fault
     """
     from tunewright.access import create_key
@@ -47,13 +51,27 @@ def create(
     scopes = split_names(scope) or ("read", "infer")
     with closing(open_server(server)) as database:
         key, kept = create_key(
-            database, name, scopes, owner=project, expires_in_days=expires_in_days
-        )
+            database, name, scopes, owner=project, expires_in_days=expires_in_days,
+            quota=_limits(quota),
+        )  # fmt: skip
 
     def show(console: Console) -> None:
         console.print(key, markup=False, soft_wrap=True)
 
     return Answer({"key": key, **kept}, show)
+
+
+def _limits(given: list[str] | None) -> dict[str, str]:
+    """Limits by name. Raises UserError."""
+    from tunewright.errors import UserError
+
+    pairs = {}
+    for text in given or ():
+        name, mark, value = text.partition("=")
+        if not mark:
+            raise UserError(f"--quota {text}: give NAME=VALUE, such as open_jobs=2")
+        pairs[name.strip()] = value.strip()
+    return pairs
 
 
 def list_(server: Server = None, as_json: AsJson = False) -> Answer:

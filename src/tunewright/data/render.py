@@ -6,7 +6,8 @@ including the token that ends it, so that the tuned model learns to stop.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -450,11 +451,25 @@ def _template(
 def _message_dict(turn: Message) -> dict[str, Any]:
     plain: dict[str, Any] = {"role": turn.role, "content": turn.content}
     if turn.tool_calls:
-        plain["tool_calls"] = [dict(call) for call in turn.tool_calls]
+        plain["tool_calls"] = [_call_dict(call) for call in turn.tool_calls]
     for key in ("name", "tool_call_id"):
         if getattr(turn, key):
             plain[key] = getattr(turn, key)
     return plain
+
+
+def _call_dict(call: Mapping[str, Any]) -> dict[str, Any]:
+    """A call with its arguments as values: templates write them as JSON themselves, and would put
+    quotes around those that are JSON text already, as OpenAI's API sends them."""
+    function = call.get("function")
+    arguments = function.get("arguments") if isinstance(function, Mapping) else None
+    if not isinstance(function, Mapping) or not isinstance(arguments, str):
+        return dict(call)
+    try:
+        read = json.loads(arguments)
+    except (ValueError, RecursionError):
+        return dict(call)
+    return {**call, "function": {**function, "arguments": read}}
 
 
 def _seq2seq_rows(examples: Sequence[Example], how: Rendering) -> list[Row]:

@@ -36,6 +36,7 @@ class Database:
         self.engine = engine
         self._writer = engine.execution_options(**{WRITES: True})
         self._leader = threading.Lock()
+        self._shared = threading.local()
         self._waiting: deque[_Work[Any]] = deque()
         # SQLite's own waiting is sleep and retry; threads of one process had better queue.
         self._turn = threading.Lock() if self.is_sqlite else nullcontext()
@@ -48,8 +49,25 @@ class Database:
     @contextmanager
     def reading(self) -> Iterator[Connection]:
         """A connection that sees one state of things and changes nothing."""
+        shared = getattr(self._shared, "connection", None)
+        if shared is not None:
+            yield shared
+            return
         with self.engine.connect() as connection:
             yield connection
+
+    @contextmanager
+    def sharing(self) -> Iterator[Connection]:
+        """Every `reading()` of this thread within the block goes through one connection.
+
+        On SQLite all of them see the state of the first.
+        """
+        with self.engine.connect() as connection:
+            self._shared.connection = connection
+            try:
+                yield connection
+            finally:
+                self._shared.connection = None
 
     @contextmanager
     def writing(self) -> Iterator[Connection]:

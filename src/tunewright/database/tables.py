@@ -46,8 +46,10 @@ FILES = Table(
     Column("status_details", Text),
     Column("num_rows", BIG),
     Column("shape", String(32)),
+    Column("key_id", String(64), nullable=False, server_default=""),
     sqlite_autoincrement=True,
 )
+Index("files_by_key", FILES.c.key_id)
 UPLOADS = Table(
     "uploads",
     METADATA,
@@ -63,6 +65,7 @@ UPLOADS = Table(
     Column("expires_at", BIG, nullable=False),
     Column("file_expires_s", BIG),
     Column("file_id", String(64)),
+    Column("key_id", String(64), nullable=False, server_default=""),
     sqlite_autoincrement=True,
 )
 UPLOAD_PARTS = Table(
@@ -119,8 +122,11 @@ JOBS = Table(
     Column("last_step", BIG, nullable=False, server_default="0"),
     Column("total_steps", BIG),
     Column("method_options", JSON),
+    # Whose quota it counts against.
+    Column("key_id", String(64), nullable=False, server_default=""),
     sqlite_autoincrement=True,
 )
+Index("jobs_by_key", JOBS.c.key_id)
 Index("jobs_by_status", JOBS.c.status, JOBS.c.priority, JOBS.c.number)
 JOB_METADATA = Table(
     "job_metadata",
@@ -211,6 +217,57 @@ DELIVERIES = Table(
     sqlite_autoincrement=True,
 )
 Index("deliveries_due", DELIVERIES.c.status, DELIVERIES.c.next_at)
+EVALS = Table(
+    "evals",
+    METADATA,
+    _number(),
+    Column("id", String(64), nullable=False, unique=True),
+    Column("owner", String(64), nullable=False, server_default=""),
+    Column("name", Text, nullable=False),
+    Column("source", JSON, nullable=False),
+    Column("criteria", JSON, nullable=False),
+    Column("metadata", JSON),
+    Column("created_at", BIG, nullable=False),
+    Column("updated_at", BIG, nullable=False),
+    sqlite_autoincrement=True,
+)
+EVAL_RUNS = Table(
+    "eval_runs",
+    METADATA,
+    _number(),
+    Column("id", String(64), nullable=False, unique=True),
+    Column("eval_id", String(64), ForeignKey("evals.id", ondelete="CASCADE"), nullable=False),
+    Column("owner", String(64), nullable=False, server_default=""),
+    Column("name", Text, nullable=False),
+    Column("status", String(16), nullable=False),
+    Column("model", Text, nullable=False),
+    Column("source", JSON, nullable=False),
+    Column("metadata", JSON),
+    Column("created_at", BIG, nullable=False),
+    Column("counts", JSON, nullable=False),
+    Column("usage", JSON, nullable=False),
+    Column("error", JSON),
+    Column("worker", String(64)),
+    Column("beat_at", Float),
+    sqlite_autoincrement=True,
+)
+Index("eval_runs_by_status", EVAL_RUNS.c.status, EVAL_RUNS.c.number)
+EVAL_ITEMS = Table(
+    "eval_items",
+    METADATA,
+    _number(),
+    Column("id", String(64), nullable=False, unique=True),
+    Column("run_id", String(64), ForeignKey("eval_runs.id", ondelete="CASCADE"), nullable=False),
+    Column("place", BIG, nullable=False),
+    Column("status", String(8), nullable=False),
+    Column("item", JSON, nullable=False),
+    Column("sample", JSON, nullable=False),
+    Column("results", JSON, nullable=False),
+    Column("usage", JSON, nullable=False),
+    Column("created_at", BIG, nullable=False),
+    UniqueConstraint("run_id", "place", name="one_item_per_row"),
+    sqlite_autoincrement=True,
+)
 API_KEYS = Table(
     "api_keys",
     METADATA,
@@ -224,6 +281,7 @@ API_KEYS = Table(
     Column("created_at", BIG, nullable=False),
     Column("expires_at", BIG),
     Column("revoked_at", BIG),
+    Column("quota", JSON),
     sqlite_autoincrement=True,
 )
 RELEASES = Table(

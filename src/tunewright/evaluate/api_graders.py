@@ -193,9 +193,15 @@ def with_models(grader: Mapping[str, Any], lead: Callable[[str], str]) -> dict[s
     return given
 
 
-def grade(spec: Spec, item: Mapping[str, Any], answer: str, write: Write | None) -> Outcome:
-    """Grade one answer to one row. write: asks a model; None where there are none."""
-    values = {"item": item, "sample": sample_of(answer)}
+def grade(
+    spec: Spec, item: Mapping[str, Any], answer: str | Mapping[str, Any], write: Write | None
+) -> Outcome:
+    """Grade one answer to one row. write: asks a model; None where there are none.
+
+    answer: its text, or all that {{sample...}} shall lead to.
+    """
+    sample = sample_of(answer) if isinstance(answer, str) else answer
+    values = {"item": item, "sample": sample}
     scores, errors = {}, {}
     for name, part in (spec.parts if isinstance(spec, Multi) else {spec.name: spec}).items():
         try:

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, exists, insert, select, update
+from sqlalchemy import ColumnElement, Connection, exists, func, insert, select, update
 
 from tunewright.database.engine import Database
 from tunewright.database.tables import (
@@ -49,6 +49,7 @@ class Wish:
     priority: int = 0
     owner: str = ""
     method_options: Mapping[str, Any] | None = None
+    key_id: str = ""
 
 
 class WrongStateError(ValueError):
@@ -75,6 +76,7 @@ def add_job(connection: Connection, wish: Wish) -> str:
         "validation_file": wish.validation_file,
         "method": wish.method,
         "method_options": None if wish.method_options is None else dict(wish.method_options),
+        "key_id": wish.key_id,
         "hyperparameters": dict(wish.hyperparameters),
         "suffix": wish.suffix,
         "seed": wish.seed,
@@ -121,6 +123,17 @@ def list_jobs(
         conditions.append(JOBS.c.status.in_(statuses))
     with database.reading() as connection:
         return read_page(connection, JOBS, conditions, after=after, limit=limit)
+
+
+def count_jobs(database: Database) -> tuple[dict[str, int], int | None]:
+    """(jobs by status, every status named; when the oldest that waits to run was made)."""
+    counts = dict.fromkeys((*OPEN, *ENDED), 0)
+    by_status = select(JOBS.c.status, func.count()).group_by(JOBS.c.status)
+    waiting = select(func.min(JOBS.c.created_at)).where(JOBS.c.status.in_(OPEN[:2]))
+    with database.reading() as connection:
+        counts.update({str(status): int(n) for status, n in connection.execute(by_status)})
+        oldest = connection.execute(waiting).scalar()
+    return counts, oldest
 
 
 def cancel_job(database: Database, job_id: str, *, owner: str | None = None) -> Record:

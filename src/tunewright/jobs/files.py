@@ -9,11 +9,11 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 
-from sqlalchemy import delete, insert, update
+from sqlalchemy import Connection, delete, insert, update
 
 from tunewright.database.engine import Database
 from tunewright.database.tables import FILES
@@ -83,8 +83,13 @@ def add_file(
     owner: str = "",
     expires_after_s: int | None = None,
     status: str = "processed",
+    key_id: str = "",
+    check: Callable[[Connection], None] | None = None,
 ) -> Record:
-    """Keep an incoming file; returns its row once both are on disk."""
+    """Keep an incoming file; returns its row once both are on disk.
+
+    check: may still refuse it, within the transaction that enters it.
+    """
     file_id, now = new_id("file-"), int(time.time())
     sha256 = incoming.keep(folder.file(file_id))
     values = {
@@ -97,9 +102,12 @@ def add_file(
         "created_at": now,
         "expires_at": None if expires_after_s is None else now + expires_after_s,
         "status": status,
+        "key_id": key_id,
     }
     try:
         with database.writing() as connection:
+            if check is not None:
+                check(connection)
             connection.execute(insert(FILES).values(values))
     except BaseException:
         folder.file(file_id).unlink(missing_ok=True)

@@ -28,7 +28,7 @@ def offer(hosting: Hosting, home: Home, name: str | None = None) -> None:
         if gone not in rows:
             hosting.remove(gone)
     for row in rows.values():
-        _add_tuned(hosting, home, row)
+        offer_tuned(hosting, home, row)
     for base in home.settings.models:
         if not {"*", "?", "["} & set(base):
             _add_base(hosting, home, base)
@@ -48,14 +48,15 @@ def may_see(home: Home, name: str, owner: str | None) -> bool:
 def _offer_one(hosting: Hosting, home: Home, name: str) -> None:
     if name.startswith(TUNED):
         try:
-            _add_tuned(hosting, home, get_model(home.database, name))
+            offer_tuned(hosting, home, get_model(home.database, name))
         except KeyError:
             hosting.remove(name)
     elif name not in hosting.models and len(hosting.models) < MAX_BASES:
         _add_base(hosting, home, name)
 
 
-def _add_tuned(hosting: Hosting, home: Home, row: Record) -> None:
+def offer_tuned(hosting: Hosting, home: Home, row: Record) -> None:
+    """Add the model of this row, where its folder is still there."""
     if row["id"] in hosting.models:
         return
     try:

@@ -5,20 +5,21 @@ from __future__ import annotations
 import hashlib
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from sqlalchemy import insert, select, update
+from sqlalchemy import Connection, func, insert, select, update
 
 from tunewright.database.engine import Database
 from tunewright.database.tables import UPLOAD_PARTS, UPLOADS
 from tunewright.jobs.files import Incoming, add_file, delete_file
 from tunewright.jobs.paging import Record, find, new_id, owned
 from tunewright.jobs.rows import first_line_fault
-from tunewright.settings import ServerFolder, checked_id
+from tunewright.settings import MAX_PART_BYTES, ServerFolder, checked_id
 
 LIFE_S = 3600
 PIECE_BYTES = 1 << 22
+Check = Callable[[Connection], None]
 
 
 class UploadError(ValueError):
@@ -34,15 +35,19 @@ def begin(
     mime_type: str,
     owner: str = "",
     file_expires_s: int | None = None,
+    key_id: str = "",
+    check: Check | None = None,
 ) -> Record:
-    """Begin an upload of `size` bytes."""
+    """Begin an upload of `size` bytes. check: may refuse it, within the transaction."""
     now, upload_id = int(time.time()), new_id("upload_")
     with database.writing() as connection:
+        if check is not None:
+            check(connection)
         connection.execute(
             insert(UPLOADS).values(
                 id=upload_id, owner=owner, filename=filename, purpose=purpose, bytes=size,
                 mime_type=mime_type, status="pending", created_at=now, expires_at=now + LIFE_S,
-                file_expires_s=file_expires_s,
+                file_expires_s=file_expires_s, key_id=key_id,
             )
         )  # fmt: skip
     return get(database, upload_id)
@@ -71,10 +76,20 @@ def add_part(
     *,
     owner: str | None = None,
 ) -> Record:
-    """Keep a part that came whole. Raises KeyError, UploadError."""
+    """Keep a part that came whole. Raises KeyError, UploadError.
+
+    Parts may come twice, for their first reply can be lost; no more is kept than that takes.
+    """
     part_id = new_id("part_")
     path = _part_path(folder, upload_id, part_id)
-    get(database, upload_id, owner=owner, open=True)
+    announced = int(get(database, upload_id, owner=owner, open=True)["bytes"])
+    with database.reading() as connection:
+        query = select(func.coalesce(func.sum(UPLOAD_PARTS.c.bytes), 0)).where(
+            UPLOAD_PARTS.c.upload_id == upload_id
+        )
+        kept = int(connection.execute(query).scalar_one())
+    if kept + incoming.size > 2 * announced + MAX_PART_BYTES:
+        raise UploadError(f"The parts have far more than the {announced} bytes announced.")
     path.parent.mkdir(exist_ok=True)
     incoming.keep(path)
     with database.writing() as connection:
@@ -94,6 +109,7 @@ def complete(
     *,
     md5: str | None = None,
     owner: str | None = None,
+    check: Check | None = None,
 ) -> Record:
     """Join the parts to a file; the upload has its file_id. Raises KeyError, UploadError."""
     upload = get(database, upload_id, owner=owner, open=True)
@@ -116,7 +132,7 @@ def complete(
         file = add_file(
             database, folder, incoming, filename=upload["filename"], purpose=upload["purpose"],
             owner=upload["owner"], expires_after_s=upload["file_expires_s"],
-            status="uploaded" if tunes else "processed",
+            status="uploaded" if tunes else "processed", key_id=upload["key_id"], check=check,
         )  # fmt: skip
     try:
         return _end(database, folder, upload_id, "completed", file["id"])

@@ -41,6 +41,7 @@ from tunewright.jobs.results import (
     step_events,
     trained_tokens,
 )
+from tunewright.jobs.retention import drop_old
 from tunewright.jobs.rows import check_rows
 from tunewright.jobs.uploads import drop_expired_uploads
 from tunewright.jobs.webhooks import deliver_due
@@ -49,6 +50,7 @@ from tunewright.store import read_json, write_json
 
 POLL_S = 0.25
 CHORES_S = 2.0
+TIDY_S = 600.0
 RETRY_S = (2.0, 15.0, 60.0)
 """Waits before a job that crashed is tried again."""
 DISK_WAIT_S = 60.0
@@ -370,6 +372,7 @@ class Worker:
 
     def _do_chores(self) -> None:
         """Until closed, beside the jobs: look at uploaded rows, tell webhooks, drop old files."""
+        tidied_at = float("-inf")
         while not self._closed.wait(CHORES_S):
             try:
                 for row in unchecked(self.database):
@@ -377,6 +380,9 @@ class Worker:
                 drop_expired(self.database, self.folder)
                 forget_old(self.database)
                 drop_expired_uploads(self.database, self.folder)
+                if time.monotonic() - tidied_at > TIDY_S:
+                    drop_old(self.database, self.folder, self.settings.retention)
+                    tidied_at = time.monotonic()
                 deliver_due(self.database, self.settings)
             except (DBAPIError, OSError) as error:
                 self.say(f"chores: {str(error).splitlines()[0]}; trying again")

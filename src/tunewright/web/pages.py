@@ -207,6 +207,7 @@ async def traffic_page(request: Request) -> Response:
     routes: dict[str, dict[str, float]] = {}
     models: list[tuple[str, float]] = []
     tokens: dict[str, float] = {}
+    shadows: dict[str, dict[str, float]] = {}
     for family in state.registry.collect():
         for sample in family.samples:
             if sample.name == "tunewright_requests_total":
@@ -218,11 +219,14 @@ async def traffic_page(request: Request) -> Response:
                 models.append((sample.labels["model"], sample.value))
             elif sample.name == "tunewright_tokens_total":
                 tokens[sample.labels["side"]] = sample.value
+            elif sample.name == "tunewright_shadow_requests_total":
+                row = shadows.setdefault(sample.labels["release"], {})
+                row[sample.labels["outcome"]] = sample.value
     table = [_route_row(route, row) for route, row in sorted(routes.items())
              if route.startswith("/v1/")]  # fmt: skip
     return show_page(
         request, "pages/traffic.html.j2", routes=table,
-        models=sorted(models, key=lambda item: -item[1]), tokens=tokens,
+        models=sorted(models, key=lambda item: -item[1]), tokens=tokens, shadows=shadows,
     )  # fmt: skip
 
 

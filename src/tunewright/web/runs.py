@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,10 +98,16 @@ def read_progress(run: Run) -> dict[str, Any]:
     }
 
 
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Objects of a JSONL file that may still be written: a last line that is half there is left."""
+def read_lines(path: Path, most_bytes: int | None = None) -> list[dict[str, Any]]:
+    """Objects of a JSONL file that may still be written: a last line that is half there is left.
+
+    most_bytes: of its end; None reads all.
+    """
     try:
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        with path.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - most_bytes) if most_bytes is not None else 0)
+            lines = file.read().decode("utf-8", "replace").splitlines()
     except OSError:
         return []
     found = []

@@ -47,6 +47,7 @@ NAV = (
     ("/story", "Story"),
     ("/playground", "Playground"),
     ("/traffic", "Traffic"),
+    ("/monitoring", "Monitoring"),
 )
 
 
