@@ -94,5 +94,7 @@ def test_ready_means_that_the_database_answers(place, monkeypatch):
     reply = requests.get(f"{live.url}/readyz", timeout=30)
     assert reply.status_code == 503 and reply.json()["fault"] == "OperationalError"
     assert requests.get(f"{live.url}/healthz", timeout=30).status_code == 200
+    reply = requests.get(f"{live.url}/v1/fine_tuning/jobs/ftjob-x", timeout=30)
+    assert reply.status_code == 503 and reply.json()["error"]["code"] == "no_database"
     monkeypatch.undo()
     live.stop()

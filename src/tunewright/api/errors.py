@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from typing import Any
 
 from fastapi import Request
 from fastapi.exceptions import RequestValidationError
+from sqlalchemy.exc import DataError, SQLAlchemyError
 from starlette.exceptions import HTTPException
 
 from tunewright.api.replies import JSONResponse
@@ -83,6 +85,17 @@ async def on_own_error(request: Request, error: Exception) -> JSONResponse:
         return envelope(ApiError(400, str(error), code="model_error"))
     assert isinstance(error, TunewrightError)
     return envelope(ApiError(400 if error.exit_status == 2 else 500, str(error)))
+
+
+async def on_database_error(request: Request, error: Exception) -> JSONResponse:
+    """A text that the database cannot keep is the client's fault; all else passes, and is 503."""
+    assert isinstance(error, SQLAlchemyError)
+    if isinstance(error, DataError):
+        return envelope(ApiError(400, "a text holds a character that cannot be kept"))
+    reason = str(getattr(error, "orig", None) or error).splitlines()[0][:200]
+    print(f"database: {type(error).__name__}: {reason}", file=sys.stderr, flush=True)
+    text = "the database does not answer; try again"
+    return envelope(ApiError(503, text, kind="service_unavailable_error", code="no_database"))
 
 
 def choose_text(value: Any, name: str) -> list[str]:

@@ -24,7 +24,7 @@ from tunewright.database.tables import (
     JOBS,
     PERMISSIONS,
 )
-from tunewright.jobs.paging import Page, Record, find, new_id, owned, read_page
+from tunewright.jobs.paging import Page, Record, find, find_by_id, new_id, owned, read_page
 from tunewright.jobs.webhooks import announce
 
 OPEN = ("validating_files", "queued", "running", "paused")
@@ -277,7 +277,7 @@ def _event(
 
 
 def _job(connection: Connection, job_id: str, owner: str | None) -> Record:
-    row = find(connection, JOBS, JOBS.c.id == job_id, *owned(JOBS, owner))
+    row = find_by_id(connection, JOBS, job_id, owner)
     if row is None:
         raise KeyError(job_id)
     return row

@@ -17,7 +17,7 @@ from sqlalchemy import Connection, delete, insert, update
 
 from tunewright.database.engine import Database
 from tunewright.database.tables import FILES
-from tunewright.jobs.paging import Page, Record, find, new_id, owned, read_page
+from tunewright.jobs.paging import Page, Record, find_by_id, new_id, owned, read_page
 from tunewright.settings import ServerFolder
 from tunewright.store import naming_disk_errors, sync_folder
 
@@ -118,7 +118,7 @@ def add_file(
 def get_file(database: Database, file_id: str, *, owner: str | None = None) -> Record:
     """One file. Raises KeyError."""
     with database.reading() as connection:
-        row = find(connection, FILES, FILES.c.id == file_id, *owned(FILES, owner))
+        row = find_by_id(connection, FILES, file_id, owner)
     if row is None:
         raise KeyError(file_id)
     return row

@@ -6,9 +6,10 @@ import secrets
 import string
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Table, select
+from sqlalchemy import ColumnElement, Connection, Select, Table, bindparam, select
 
 Record = Mapping[str, Any]
 """One row of a table, by column."""
@@ -36,6 +37,21 @@ def find(connection: Connection, table: Table, *conditions: ColumnElement[bool])
     """The one row that meets the conditions, or None."""
     row = connection.execute(select(table).where(*conditions)).mappings().first()
     return None if row is None else dict(row)
+
+
+def find_by_id(
+    connection: Connection, table: Table, row_id: str, owner: str | None = None
+) -> Record | None:
+    """The row of that id, where it is this owner's, or None. The query is built once."""
+    asked = {"row_id": row_id} if owner is None else {"row_id": row_id, "row_owner": owner}
+    row = connection.execute(_by_id(table, owner is not None), asked).mappings().first()
+    return None if row is None else dict(row)
+
+
+@lru_cache
+def _by_id(table: Table, with_owner: bool) -> Select[Any]:
+    query = select(table).where(table.c.id == bindparam("row_id"))
+    return query.where(table.c.owner == bindparam("row_owner")) if with_owner else query
 
 
 def read_page(
