@@ -11,18 +11,16 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Coroutine
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 from fastapi import Request as HttpRequest
-from prometheus_client import Counter
+from prometheus_client import CollectorRegistry, Counter
 
 from tunewright.api.answers import NoClient, write_all
+from tunewright.api.prompts import ChatBody, make_request
+from tunewright.hosting import Hosting
 from tunewright.records import Output, Request
 from tunewright.serve.capture import Capture
-
-if TYPE_CHECKING:
-    from tunewright.api.prompts import ChatBody
-    from tunewright.api.state import State
 
 SHADOW = "tunewright.shadow"
 """In a request's scope: the id of the version that is asked too."""
@@ -33,12 +31,18 @@ OUTCOMES = ("same", "other", "failed", "left out")
 class Mirror:
     """What shadow versions were asked. capture: where their answers are kept, if anywhere."""
 
-    def __init__(self, state: State, capture: Capture | None = None) -> None:
-        self.state, self.capture = state, capture
+    def __init__(
+        self,
+        hosting: Hosting,
+        registry: CollectorRegistry,
+        deadline_s: float,
+        capture: Capture | None = None,
+    ) -> None:
+        self.hosting, self.deadline_s, self.capture = hosting, deadline_s, capture
         self._tasks: set[asyncio.Task[None]] = set()
         self.compared = Counter(
             "tunewright_shadow_requests", "Requests that a shadow version was to answer too.",
-            ("release", "outcome"), registry=state.registry,
+            ("release", "outcome"), registry=registry,
         )  # fmt: skip
 
     def chat(self, http: HttpRequest, body: ChatBody, name: str, asked: str, said: str) -> None:
@@ -90,20 +94,18 @@ class Mirror:
             self.capture.put(row)
 
     async def _write(self, shadow: str, body: ChatBody) -> str:
-        from tunewright.api.prompts import make_request
-
-        model = await self.state.open_text(shadow)
+        model = await asyncio.to_thread(self.hosting.open_text, shadow)
         grammar = None
         if body.answer_schema is not None:
             grammar = await asyncio.to_thread(model.runner.grammar, body.answer_schema)
         most = body.max_completion_tokens or body.max_tokens or model.max_new_tokens
         request = make_request(body, model, body.prompt_ids(model), 0, most, 0, grammar)
         nobody = cast(HttpRequest, NoClient())
-        (written,) = await write_all(model.runner, [request], nobody, self.state.deadline_s)
+        (written,) = await write_all(model.runner, [request], nobody, self.deadline_s)
         return written.text
 
     async def _decide(self, shadow: str, text: str) -> Output:
-        model = await self.state.open_labels(shadow)
+        model = await asyncio.to_thread(self.hosting.open_labels, shadow)
         (future,) = model.runner.submit([text])
-        found = await asyncio.wait_for(asyncio.wrap_future(future), self.state.deadline_s)
+        found = await asyncio.wait_for(asyncio.wrap_future(future), self.deadline_s)
         return cast(Output, found.prediction)

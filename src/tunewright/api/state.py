@@ -56,7 +56,7 @@ class State:
     started_at: float = field(default_factory=time.time)
 
     def __post_init__(self) -> None:
-        self.mirror = Mirror(self, _beside(self.capture))
+        self.mirror = Mirror(self.hosting, self.registry, self.deadline_s, _beside(self.capture))
         self.limits = Limits(self.home.settings.quota if self.home is not None else None)
         self.reads = Reads(self.home.database) if self.home is not None else None
         self.requests = Counter(
