@@ -162,6 +162,35 @@ def test_what_needs_weights_says_where_they_are(hosted, verb, capsys):
     assert "stays at openai" in said and len(said.strip().splitlines()) == 1
 
 
+def test_the_dashboard_shows_a_hosted_run_and_its_worth(account, openai_url, tmp_path, capsys):
+    from starlette.testclient import TestClient
+
+    from tunewright.api.app import make_app
+    from tunewright.hosting import Hosting
+
+    recipe = make_recipe({
+        "provider": "openai", "base_model": MODEL,
+        "data": {"train": str(write_rows(tmp_path)), "validation": 0.1, "test": 0.3},
+        "evaluation": {"baselines": ["majority"]}, "hosted": {"poll_s": 0.01},
+        "business": {"requests_per_month": [500, 1000, 1500], "cost_per_error_usd": 0.5,
+                     "people_hours": 10, "usd_per_hour": 60},
+    })  # fmt: skip
+    (tmp_path / "recipe.yaml").write_text(dump_recipe(recipe))
+    run_dir = tmp_path / "runs" / "there"
+    assert command(["train", str(tmp_path / "recipe.yaml"), "--run-dir", str(run_dir)]) == 0
+    with TestClient(
+        make_app(Hosting([]), runs=[tmp_path / "runs"]), base_url="http://127.0.0.1"
+    ) as web:
+        page = web.get("/runs/there")
+        assert page.status_code == 200 and "Worth" in page.text and "tornado" in page.text
+        assert "Requests a month" in page.text and "/runs/there/benefit" in page.text
+        sliders = web.get("/runs/there/benefit")
+        assert sliders.status_code == 200 and 'type="range"' in sliders.text
+        (run_dir / "benefit.html").write_text("<p>as the command wrote it</p>")
+        assert "as the command wrote it" in web.get("/runs/there/benefit").text
+        assert web.get("/runs/nobody/benefit").status_code == 404
+
+
 def test_spacing_makes_no_other_question(hosted):
     asker = open_hosted(str(hosted))
     text = next(iter(asker.at.known))

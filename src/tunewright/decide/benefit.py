@@ -370,6 +370,8 @@ def _tornado(
             float(_npv(new, old, stakes, {**middles, name: np.array([end])})[0])
             for end in (low, high)
         ]
+        if abs(ends[1] - ends[0]) < 0.005:
+            continue  # it matters to nobody
         bars.append(Bar(name, low, high, *ends))
     return tuple(sorted(bars, key=lambda bar: -abs(bar.npv_high - bar.npv_low)))
 

@@ -145,7 +145,7 @@ def _share_done(run: Run, last: Mapping[str, Any]) -> float | None:
     parts = []
     if recipe.training.max_steps:
         parts.append(float(last.get("step") or 0) / recipe.training.max_steps)
-    if recipe.training.num_epochs:
+    if isinstance(recipe.training.num_epochs, int | float) and last.get("epoch") is not None:
         parts.append(float(last.get("epoch") or 0) / float(recipe.training.num_epochs))
     return min(1.0, max(parts)) if parts else None
 
