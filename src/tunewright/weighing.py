@@ -168,7 +168,7 @@ def alarms_per_year(folder: RunFolder) -> float:
     days = max(LEAST_WATCHED_DAYS, (span["last_time_s"] - span["first_time_s"]) / DAY_S)
     # A log that was watched twice tells the same alarm twice.
     alarms = {json.dumps(line.get("time_s")) for line in read_jsonl(folder.watch / "alerts.jsonl")}
-    return len(alarms) * 365.25 / days
+    return float(len(alarms) * 365.25 / days)
 
 
 def _known(cost: Mapping[str, Any], name: str) -> float | None:

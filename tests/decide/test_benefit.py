@@ -165,6 +165,7 @@ def test_a_doubtful_price_widens_the_band_and_is_named():
     assert wide.tornado[0].name == "hour" and wide.information[0][0] == "hour"
     low, high = sorted((wide.tornado[0].npv_low, wide.tornado[0].npv_high))
     assert high - low == pytest.approx(300 * 4.8, rel=0.05)
+    assert low < narrow.npv_usd < high  # the sums hold the likely price already
 
 
 def test_a_price_that_both_pay_takes_its_doubt_away():

@@ -117,7 +117,7 @@ class GoogleEmulator:
         text = model.reply(asked) if model else "I cannot tell"
         part = {"role": "model", "parts": [{"text": text}]}
         self.last = body.get("generationConfig", {})
-        thought = self.last.get("thinkingConfig", {}).get("thinkingBudget", 0)
+        thought = self.last.get("thinkingConfig", {}).get("thinking_budget", 0)
         usage = {"promptTokenCount": 20, "candidatesTokenCount": 2, "thoughtsTokenCount": thought,
                  "totalTokenCount": 22 + thought}  # fmt: skip
         return JSONResponse({"candidates": [{"content": part, "finishReason": "STOP"}],

@@ -92,9 +92,9 @@ def test_the_gemini_api_answers_and_does_not_tune(google, tmp_path, monkeypatch)
 @pytest.mark.parametrize(
     "model, thinking, room, billed",
     [
-        ("gemini-2.5-flash", {"thinkingBudget": 0}, 0, 2),
-        ("gemini-2.5-pro", {"thinkingBudget": 128}, 128, 130),
-        ("gemini-3.5-flash", {"thinkingLevel": "LOW"}, 1024, 2),
+        ("gemini-2.5-flash", {"thinking_budget": 0}, 0, 2),  # as the SDK writes it
+        ("gemini-2.5-pro", {"thinking_budget": 128}, 128, 130),
+        ("gemini-3.5-flash", {"thinking_level": "LOW"}, 1024, 2),
     ],
 )
 def test_thinking_is_kept_short_and_is_billed(google, monkeypatch, model, thinking, room, billed):

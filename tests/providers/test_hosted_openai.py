@@ -15,6 +15,7 @@ from tunewright.hosted_cost import table_name
 from tunewright.journal import Journal
 from tunewright.pipeline import train
 from tunewright.prices import Price, Prices
+from tunewright.providers.keys import without_key
 from tunewright.providers.openai import open_openai
 from tunewright.report.files import read_report
 from tunewright.store import RunFolder
@@ -104,6 +105,11 @@ def test_a_key_that_a_provider_shows_is_taken_out(account, openai_url, tmp_path,
     with pytest.raises(ProviderError, match="bad request by … and …") as told:
         go(recipe_for(write_rows(tmp_path)), tmp_path / "run")
     assert KEY not in str(told.value) and not holding(tmp_path / "run", KEY)
+
+
+def test_a_key_of_any_shape_is_taken_out():
+    assert without_key("no: tgp_v1_abcdef0123 is bad", "tgp_v1_abcdef0123") == "no: … is bad"
+    assert without_key("words stay", None) == "words stay"
 
 
 def test_no_key_says_where_one_is_looked_for(openai_url, tmp_path, monkeypatch):

@@ -235,11 +235,11 @@ def open_google(
 def _thinking(model: str) -> tuple[dict[str, Any], int]:
     """(as little thinking as a model allows, tokens that it needs beside the answer)."""
     if "2.5-flash" in model:
-        return {"thinkingBudget": 0}, 0
+        return {"thinking_budget": 0}, 0
     if "2.5-pro" in model:
-        return {"thinkingBudget": 128}, 128
+        return {"thinking_budget": 128}, 128
     if "gemini-3" in model:
-        return {"thinkingLevel": "LOW"}, 1024
+        return {"thinking_level": "LOW"}, 1024
     return {}, 0
 
 
