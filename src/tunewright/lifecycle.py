@@ -32,8 +32,8 @@ from tunewright.evaluate.ability import Ability, compare_ability
 from tunewright.evaluate.forgetting import Gate, Learning, open_gate, summarise
 from tunewright.evaluate.predict import Asker
 from tunewright.hosted import train_hosted
-from tunewright.hosted_cost import Consent
-from tunewright.hosted_use import HostedAsker, nobody, spent_usd, tuned_weights
+from tunewright.hosted_cost import Consent, nobody
+from tunewright.hosted_use import HostedAsker, spent_usd, tuned_weights
 from tunewright.journal import Journal
 from tunewright.metrics.labels import is_right
 from tunewright.metrics.stats import find_units, paired_share_interval
