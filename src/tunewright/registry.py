@@ -10,11 +10,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from tunewright.cost.calibration import Record
 from tunewright.errors import RunError
-from tunewright.store import RunFolder
+from tunewright.store import RunFolder, read_jsonl
+
+if TYPE_CHECKING:
+    from tunewright.config import Recipe
 
 QUANTITIES = {
     "memory": "peak_memory_bytes",
@@ -24,6 +27,8 @@ QUANTITIES = {
 }
 VERSION = 1
 """Of the arithmetic: forecasts of another one say nothing about today's (cost/)."""
+DECISIONS = ("pilot.json", "choose.json", "search.json")
+"""What `pilot`, `choose` and `search` leave beside a recipe.yaml: such a folder is no run."""
 RunState = Literal["finished", "running", "interrupted", "unreadable"]
 
 
@@ -81,23 +86,65 @@ def summarise_run(path: Path) -> RunSummary:
 def forecast_records(root: Path) -> dict[str, list[Record]]:
     """Forecast beside measured of all finished runs below root, by quantity; oldest first.
 
-    Quantities: memory (peak bytes), seconds, tokens, energy. Runs without both are left out.
+    Quantities: memory (peak bytes), seconds, tokens, energy, and score: what a pilot or a choice
+    below root foretold for validation, where a run took its recipe. Runs without both are left out.
     """
-    found: dict[str, list[Record]] = {name: [] for name in QUANTITIES}
+    found: dict[str, list[Record]] = {name: [] for name in (*QUANTITIES, "score")}
+    foretold = _foretold_scores(root)
     for run in reversed(list_runs(root)):
         report = _read_object(RunFolder(run.path).report_json) or {}
         device = _text(_get(report, "details", "environment", "device")) or "unknown"
+        version = _text(_get(report, "details", "environment", "tunewright")) or "unknown"
         for name, key in QUANTITIES.items():
             forecast = _number(_get(report, "cost", key, "forecast"))
             measured = _number(_get(report, "cost", key, "measured"))
             if forecast and measured and _get(report, "details", "forecast_version") == VERSION:
-                found[name].append(Record(str(run.path), device, forecast, measured))
+                found[name].append(Record(str(run.path), device, forecast, measured, version))
+        for recipe, metric, forecast in foretold if report else ():
+            measured = _best_look(RunFolder(run.path), metric)
+            if measured and _asked(RunFolder(run.path)) == recipe:
+                found["score"].append(Record(str(run.path), device, forecast, measured, version))
     return found
+
+
+def _foretold_scores(root: Path) -> list[tuple[Recipe, str, float]]:
+    """(recipe for the whole run, metric, score) of every pilot and choice below root."""
+    found = []
+    for path in sorted(root.iterdir()):
+        pilot, choice = (_read_object(path / name) or {} for name in DECISIONS[:2])
+        winner = next((row for row in _objects(choice.get("candidates"))
+                       if row.get("name") == choice.get("winner")), None)  # fmt: skip
+        value = _number(_get(pilot, "forecast", "value")) or _number(_get(winner, "expected"))
+        metric = _text(pilot.get("metric")) or _text(choice.get("metric"))
+        recipe = _recipe(path / "recipe.yaml") if value and metric else None
+        if recipe is not None and metric and value:
+            found.append((recipe, metric, value))
+    return found
+
+
+def _best_look(folder: RunFolder, metric: str) -> float | None:
+    """The metric at the best look at validation; None where it was not looked at."""
+    looks = [look for look in _objects(read_jsonl(folder.evaluations)) if look.get("best")]
+    return _number(_get(looks[-1], "metrics", metric)) if looks else None
+
+
+def _asked(folder: RunFolder) -> Recipe | None:
+    """The recipe that a run began with, before anything was derived."""
+    from tunewright.config import parse_recipe
+    from tunewright.errors import RecipeError
+
+    text = _text((_read_object(folder.state) or {}).get("asked"))
+    try:
+        return parse_recipe(text, str(folder.state)) if text else None
+    except RecipeError:
+        return None
 
 
 def _is_run(path: Path) -> bool:
     folder = RunFolder(path)
-    return path.is_dir() and (folder.recipe.is_file() or folder.report_json.is_file())
+    if not path.is_dir() or folder.report_json.is_file() or folder.state.is_file():
+        return path.is_dir()
+    return folder.recipe.is_file() and not any((path / name).exists() for name in DECISIONS)
 
 
 def _newest_change(folder: RunFolder) -> float:
@@ -117,14 +164,18 @@ def _read_object(path: Path) -> Mapping[str, Any] | None:
 
 
 def _recipe_facts(folder: RunFolder) -> dict[str, Any]:
+    recipe = _recipe(folder.recipe)
+    return {} if recipe is None else {"task": recipe.task, "base_model": recipe.base_model}
+
+
+def _recipe(path: Path) -> Recipe | None:
     from tunewright.config import read_recipe
     from tunewright.errors import RecipeError
 
     try:
-        recipe = read_recipe(folder.recipe)
+        return read_recipe(path)
     except RecipeError:
-        return {}
-    return {"task": recipe.task, "base_model": recipe.base_model}
+        return None
 
 
 def _report_facts(report: Mapping[str, Any]) -> dict[str, Any]:

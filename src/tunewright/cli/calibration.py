@@ -14,7 +14,10 @@ if TYPE_CHECKING:
     from tunewright.cost.calibration import Calibration, Record
 
 HEADS = ("", "runs", "mean error", "measured / forecast", "nine of ten", "used by plan")
-TITLES = {"memory": "Peak memory", "seconds": "Time", "tokens": "Tokens", "energy": "Energy"}
+TITLES = {
+    "memory": "Peak memory", "seconds": "Time", "tokens": "Tokens", "energy": "Energy",
+    "score": "Score on validation",
+}  # fmt: skip
 
 
 def answer_calibration(root: Path) -> Answer:
@@ -66,7 +69,10 @@ def _print(
         console.print(shown)
         for name in quantities:
             for r in [r for r in records[name] if r.device == device][-5:]:
-                line = f"  {r.run}: {TITLES[name].lower()} {r.ratio:.2f} of the forecast"
+                line = (
+                    f"  {r.run}: {TITLES[name].lower()} {r.ratio:.2f} of the forecast "
+                    f"(tunewright {r.version})"
+                )
                 console.print(Text(line, "dim"), soft_wrap=True)
 
 

@@ -13,12 +13,13 @@ COVER = 0.9
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One run's forecast beside what was measured."""
+    """One run's forecast beside what was measured. version: of the tunewright that made both."""
 
     run: str
     device: str
     forecast: float
     measured: float
+    version: str = ""
 
     @property
     def ratio(self) -> float:
