@@ -1,18 +1,28 @@
 """Real trainings that several benchmarks read: made bases times data sets times shares of the rows.
 
 `python bench/trainings.py [curves] [truths]` measures what is missing, on one thread. Each outcome
-is one line of trainings.jsonl in the temporary folder, and a training that was interrupted goes on.
+is one line of trainings.jsonl in the temporary folder, with the code that made it, and a training
+that was interrupted goes on.
 """
 
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
+import math
 import os
+import random
+import re
 import shutil
+import subprocess
 import sys
 import tempfile
+from collections import Counter
+from contextlib import suppress
 from dataclasses import asdict
+from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +32,7 @@ from tunewright.journal import silence
 from tunewright.trial import Trial, deciding_metric, nested_order, run_trial, with_rows
 
 DATA = Path(os.environ.get("TUNEWRIGHT_DATA") or Path(__file__).parents[2] / "shared" / "data")
-WORK = Path(tempfile.gettempdir()) / "tunewright-trainings"
+WORK = Path(tempfile.gettempdir()) / "tunewright-curves"
 SHARES = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0)
 BASES = ("minilm", "minilm-4", "minilm-2", "random", "llama")
 SEED = 17
@@ -33,8 +43,15 @@ def base_path(name: str) -> str:
     if name == "minilm":
         return "embedded:minilm"
     folder = WORK / "bases" / name
-    if (folder / "model.safetensors").exists():
-        return str(folder)
+    if not folder.exists():
+        made = folder.with_name(f"{name}-{os.getpid()}")
+        _make_base(name, made)
+        with suppress(OSError):  # whole or not at all, for another process may be making it too
+            made.rename(folder)
+    return str(folder)
+
+
+def _make_base(name: str, folder: Path) -> None:
     import torch
     import transformers
 
@@ -44,7 +61,7 @@ def base_path(name: str) -> str:
         whole = transformers.AutoModelForCausalLM.from_pretrained(source_folder)
         transformers.AutoTokenizer.from_pretrained(source_folder).save_pretrained(folder)
         whole.model.save_pretrained(folder)
-        return str(folder)
+        return
     from safetensors.torch import load_file
 
     from tunewright.model.catalog import resolve_model
@@ -68,41 +85,77 @@ def base_path(name: str) -> str:
     for item in ("modules.json", "sentence_bert_config.json"):
         shutil.copy(source.path / item, folder / item)
     shutil.copytree(source.path / "1_Pooling", folder / "1_Pooling", dirs_exist_ok=True)
-    return str(folder)
+
+
+PASSES = 3
+CLASSES = 16
+"""Classes of the smaller banking set: every fifth of the 77 in alphabetical order."""
+
+
+def rows_of(name: str) -> tuple[list[tuple[str, str]], list[tuple[str, str]], int, int]:
+    """(rows to train on, rows to judge on, most of either) of a set, as (text, label)."""
+    if name.startswith("banking77"):
+        train, held = (_columns(DATA / "banking77" / f"{part}.csv", "text", "category")
+                       for part in ("train", "test"))  # fmt: skip
+        return train, held, *((1200, 800) if name == "banking77-few" else (4000, 1000))
+    if name == "banking16":
+        parts = [_columns(DATA / "banking77" / f"{part}.csv", "text", "category")
+                 for part in ("train", "test")]  # fmt: skip
+        kept = set(sorted({label for _, label in parts[0]})[::5])
+        assert len(kept) == CLASSES
+        train, held = ([row for row in part if row[1] in kept] for part in parts)
+        return train, held, len(train), len(held)
+    if name == "sms_spam":
+        lines = (DATA / "sms_spam" / "SMSSpamCollection").read_text(encoding="utf-8").splitlines()
+        rows = [(line.split("\t", 1)[1], line.split("\t", 1)[0]) for line in lines]
+        return *_halves(rows), 800, 800
+    if name == "nl2bash":  # which of the ten commonest commands an English wish begins with
+        wishes, commands = ((DATA / "nl2bash" / f"all.{end}").read_text(encoding="utf-8")
+                            .split("\n") for end in ("nl", "cm"))  # fmt: skip
+        rows = [(wish, command.split()[0]) for wish, command in zip(wishes, commands, strict=True)
+                if wish.strip() and command.split()]  # fmt: skip
+        common = {word for word, _ in Counter(label for _, label in rows).most_common(10)}
+        return *_halves([row for row in rows if row[1] in common]), 2000, 1000
+    assert name == "e2e_price", name  # the price range that a description of a restaurant tells of
+    rows = []
+    for meaning, text in _columns(DATA / "e2e_nlg" / "trainset.csv", "mr", "ref"):
+        found = re.search(r"priceRange\[([^]]*)\]", meaning)
+        rows.append((text, found.group(1) if found else "none told"))
+    return *_halves(rows), 1600, 1000
+
+
+def _columns(path: Path, text: str, label: str) -> list[tuple[str, str]]:
+    with open(path, encoding="utf-8", newline="") as file:
+        return [(row[text], row[label]) for row in csv.DictReader(file)]
+
+
+def _halves(rows: list[tuple[str, str]]) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
+    """Two thirds and a third, by the text's own hash: equal texts stay on one side."""
+    sides: tuple[list[tuple[str, str]], list[tuple[str, str]]] = ([], [])
+    for text, label in rows:
+        plain = "".join(filter(str.isalnum, text.lower()))
+        sides[int(hashlib.sha256(plain.encode()).hexdigest(), 16) % 3 == 0].append((text, label))
+    return sides
 
 
 def set_values(name: str) -> dict[str, Any]:
-    """Data and training sections: some thousand rows and a large validation set; "-few" after the
-    name: 800 rows, 400 to judge on, and three passes.
-    """
-    name, _, few = name.partition("-")
-    epochs = 3.0 if few or name == "sms_spam" else 4.0
-    training = {"num_epochs": epochs, "batch_size": 32, "num_threads": 1, "seed": SEED}
-    most = 800 if few else 3000
-    if name == "banking77":
-        held = _first_rows(DATA / "banking77" / "test.csv", 400 if few else 1000)
-        data: dict[str, Any] = {"train": str(DATA / "banking77" / "train.csv"),
-                                "validation": str(held), "test": 0.0, "max_rows": most}  # fmt: skip
-    else:
-        data = {"train": str(DATA / "sms_spam" / "SMSSpamCollection"), "format": "tsv",
-                "validation": 1 / 3 if few else 0.3, "test": 0.0,
-                "max_rows": 1200 if few else most}  # fmt: skip
+    """Data and training sections: three passes, all else as the product itself would have it."""
+    folder = WORK / "sets"
+    files = {part: folder / f"{name}-{part}.csv" for part in ("train", "validation")}
+    if not files["validation"].exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        train, held, most, most_held = rows_of(name)
+        dice = random.Random(SEED)
+        for part, rows, limit in (("train", train, most), ("validation", held, most_held)):
+            made = files[part].with_suffix(f".{os.getpid()}")
+            with open(made, "w", encoding="utf-8", newline="") as file:
+                writer = csv.writer(file)
+                writer.writerow(("text", "label"))
+                writer.writerows(dice.sample(rows, min(limit, len(rows))))
+            made.rename(files[part])
+    training = {"num_epochs": float(PASSES), "num_threads": 1, "seed": SEED}
+    data = {"train": str(files["train"]), "validation": str(files["validation"]), "test": 0.0}
     return {"task": "classify", "data": data, "training": training}
-
-
-def _first_rows(path: Path, count: int) -> Path:
-    """A copy with every n-th row, about `count` of them: the file is sorted by label."""
-    out = WORK / f"{path.parent.name}-{path.stem}-{count}.csv"
-    if not out.exists():
-        WORK.mkdir(parents=True, exist_ok=True)
-        with open(path, encoding="utf-8", newline="") as file:
-            rows = list(csv.DictReader(file))
-        chosen = [rows[int(i * len(rows) / count)] for i in range(count)]
-        with open(out, "w", encoding="utf-8", newline="") as file:
-            writer = csv.DictWriter(file, list(rows[0]))
-            writer.writeheader()
-            writer.writerows(chosen)
-    return out
 
 
 def make(base: str, data: str) -> Recipe:
@@ -131,6 +184,14 @@ def measured() -> dict[str, Trial]:
     return found
 
 
+@cache
+def code() -> str:
+    """Which code trained: tunewright's version and git's name of the tree of its sources."""
+    tree = subprocess.run(["git", "rev-parse", "--short", "HEAD:src/tunewright"],
+                          cwd=Path(__file__).parent, capture_output=True, text=True)  # fmt: skip
+    return f"{version('tunewright')} {tree.stdout.strip() or 'without git'}"
+
+
 def train(base: str, data: str, share: float, kind: str = "pilot", **changes: Any) -> Trial:
     """One training, read if measured already. kind: pilot (judged once) or full (as `train`)."""
     key = " ".join([data, base, f"1/{round(1 / share)}", kind, *map(str, changes.values())])
@@ -143,6 +204,8 @@ def train(base: str, data: str, share: float, kind: str = "pilot", **changes: An
     prepared = prepared_of(recipe)
     rows = nested_order(prepared.splits.train, SEED)
     part = with_rows(prepared, rows[: round(share * len(rows))])
+    if kind == "full":  # one look at validation a pass: eight of them would cost as much again
+        recipe = with_values(recipe, {"training.eval_steps": math.ceil(len(rows) / 32)})
     trial = run_trial(
         recipe,
         part,
@@ -152,32 +215,34 @@ def train(base: str, data: str, share: float, kind: str = "pilot", **changes: An
         place=WORK / "unfinished" / key.replace(" ", "-").replace("/", "-"),
     )
     with open(WORK / "trainings.jsonl", "a") as file:
-        file.write(json.dumps({"key": key, "trial": asdict(trial)}) + "\n")
+        file.write(json.dumps({"key": key, "code": code(), "trial": asdict(trial)}) + "\n")
     print(f"{key}: {trial.metric} {trial.value:.4f} of {trial.num_rows} rows, "
           f"{trial.seconds:.0f} s", flush=True)  # fmt: skip
     return trial
 
 
 CURVES = (
-    ("banking77", "minilm-2"),
-    ("banking77", "llama"),
     ("sms_spam", "minilm-2"),
-    ("banking77", "minilm-4"),
-    ("sms_spam", "llama"),
-    ("sms_spam", "minilm-4"),
+    ("banking16", "minilm-4"),
+    ("nl2bash", "minilm-2"),
+    ("nl2bash", "llama"),
+    ("e2e_price", "minilm-2"),
+    ("banking77", "minilm-2"),
 )
-TRUTHS = tuple((data, base) for data in ("banking77-few", "sms_spam-few") for base in BASES)
+TRUTHS = tuple((data, base) for data in ("sms_spam", "banking77-few") for base in BASES)
 
 
 def main(names: list[str]) -> None:
+    """`curves`, `truths`, or both; a number after a name is one of its lines alone."""
     WORK.mkdir(parents=True, exist_ok=True)
-    if "curves" in names or not names:
-        for data, base in CURVES:
+    numbers = [int(name) for name in names if name.isdigit()]
+    for number, (data, base) in enumerate(CURVES if "truths" not in names else ()):
+        if not numbers or number in numbers:
             for share in SHARES[:-1]:
                 train(base, data, share)
             train(base, data, 1.0, "full")
-    if "truths" in names or not names:
-        for data, base in TRUTHS:
+    for number, (data, base) in enumerate(TRUTHS if "curves" not in names else ()):
+        if not numbers or number in numbers:
             train(base, data, 1.0, "full")
 
 
