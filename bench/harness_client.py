@@ -144,7 +144,7 @@ def run(python: str, count: int, folder: Path) -> dict[str, object]:
     finally:
         log = server.stop()
     assert "Traceback" not in log, log
-    near = evaluate(python, folder, "near", "hf", f"pretrained={base},dtype=float32,device=cpu")
+    near = evaluate(python, folder, "near", "hf", f"pretrained={base},dtype=float32")
     return compare(far, near)
 
 

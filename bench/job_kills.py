@@ -40,6 +40,8 @@ JOBS = {
     "recipe": {**RECIPE, "training.save_steps": 4}, "lease_s": 3.0, "grace_s": 2.0, "at_once": 2,
     "max_crashes": 1000,
 }  # fmt: skip
+PATIENCE_S = 15.0
+"""A worker whose server was killed goes on as long as it has jobs, and five seconds more."""
 ENDED = ("succeeded", "failed", "cancelled")
 
 
@@ -120,6 +122,12 @@ class Campaign:
         return weights_of(self.folder / "jobs" / job_id / "run" / "model")
 
 
+def processes_of(folder: Path) -> list[psutil.Process]:
+    """Processes that have a server's folder among their arguments."""
+    return [p for p in psutil.process_iter(["cmdline"])
+            if str(folder) in " ".join(p.info["cmdline"] or [])]  # fmt: skip
+
+
 def weights_of(model: Path) -> str:
     """SHA-256 over the names and bytes of a model's weights."""
     digest = hashlib.sha256()
@@ -164,8 +172,11 @@ def run(kills: int, seed: int, place: Path, say=print) -> dict[str, float]:
         for job, state in states.items()
         if state == "succeeded" and campaign.weights(job) != undisturbed[seeds[job]]
     ]
-    left = [p for p in psutil.process_iter(["cmdline"])
-            if str(campaign.folder) in " ".join(p.info["cmdline"] or [])]  # fmt: skip
+    left = processes_of(campaign.folder)
+    until = time.monotonic() + PATIENCE_S
+    while left and time.monotonic() < until:
+        time.sleep(0.5)
+        left = processes_of(campaign.folder)
     return {
         "kills": kills, **{f"kills_{what}": count for what, count in counts.items()},
         "jobs": len(states), "acknowledged": len(campaign.acknowledged),

@@ -51,5 +51,5 @@ def test_the_main_path(modules, tmp_path):
     assert seen["said"] and seen["streamed"] == seen["said"] and seen["checkpointSaid"]
     assert seen["results"].startswith("step,") and seen["listed"]
     assert seen["deleted"] and seen["fileDeleted"]
-    assert seen["refused"] == ["BadRequestError", 400, "model"]
+    assert seen["refused"] == ["BadRequestError", 400, "training_file"]
     assert "Traceback" not in log
