@@ -115,6 +115,8 @@ def play(python, folder):
     assert (folder / "runs" / "first" / "report.html").is_file()
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_life_begins_from_the_wheel_alone(wheel, tmp_path):
     """The wheel in an environment of its own; what it depends on is lent by this one."""
     python = clean_environment(tmp_path / "env")
