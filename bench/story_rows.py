@@ -233,12 +233,12 @@ def asked_of(example: Mapping[str, Any]) -> str:
 def assistant(folder: Path, data: Path, *, small: bool) -> None:
     """restaurant8k as JSON slots; equal requests stand on one side."""
     if small:
-        rng = random.Random(SEED)
-        rows = []
-        for _ in range(240):
-            people, time = rng.choice(("two", "four", "six")), f"{rng.randrange(5, 11)} pm"
-            rows.append({"prompt": f"a table for {people} at {time}",
-                         "completion": json.dumps({"people": people, "time": time})})  # fmt: skip
+        rows = [
+            {"prompt": f"a table for {people} at {time} pm",
+             "completion": json.dumps({"people": str(people), "time": f"{time} pm"})}
+            for people in range(2, 22) for time in range(1, 13)
+        ]  # fmt: skip
+        random.Random(SEED).shuffle(rows)  # each once: a row of test in training is left out
         parts = {"train": rows[:160], "validation": rows[160:200], "test": rows[200:]}
     else:
         read = {
@@ -265,9 +265,11 @@ def regex(folder: Path, data: Path, *, small: bool) -> None:
     if small:
         rows = [
             {"prompt": f"lines with {word} at the {place}", "completion": form.format(word)}
-            for word in ("dog", "cat", "ring", "lake", "door", "tree", "book", "hill")
+            for word in (f"{start}{end}" for start in ("do", "ca", "ri", "la", "tre", "boo")
+                         for end in ("g", "t", "ng", "ke", "e"))
             for place, form in (("start", "^{}.*"), ("end", ".*{}$"), ("middle", ".*{}.*"))
-        ] * 4
+        ]  # fmt: skip
+        random.Random(SEED).shuffle(rows)
         parts = {"train": rows[:64], "validation": rows[64:80], "test": rows[80:]}
     else:
         pairs = data / "nl_regex" / "data_turk_eval_turk"
