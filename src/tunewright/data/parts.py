@@ -111,7 +111,8 @@ def prepare_in_parts(
         raise DataError("every training row stands in the test or validation file; give other rows")
     layout, unseen = with_held_labels(layout, held)
     check_labels(layout, data.train)
-    splits = Splits(*(cast(tuple[Example, ...], sides[side]) for side in SIDES))
+    train, validation, test = (cast(tuple[Example, ...], sides[side]) for side in SIDES)
+    splits = Splits(train, validation, test)
     everything = (
         *dealt.types.findings(layout.columns.output),
         *parts, *findings, *unseen,

@@ -104,5 +104,5 @@ def sample_rows(rows: Iterable[PlacedRow], most: int, seed: int) -> tuple[list[P
 def _round_down(number: float) -> int:
     """A number of rows with one digit that is not nought."""
     whole = max(1, int(number))
-    power = 10 ** (len(str(whole)) - 1)
+    power: int = 10 ** (len(str(whole)) - 1)
     return whole // power * power

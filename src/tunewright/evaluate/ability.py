@@ -97,7 +97,7 @@ def nearest_mean_rights(states_nH: Floats, classes: list[str]) -> Floats:
     cosines_nC = states_nH @ unit(sums_CH).T
     own_nH = unit(sums_CH[numbers] - states_nH)
     cosines_nC[rows, numbers] = (states_nH * own_nH).sum(axis=1)
-    return (cosines_nC.argmax(axis=1) == numbers).astype(np.float64)
+    return np.asarray(cosines_nC.argmax(axis=1) == numbers, dtype=np.float64)
 
 
 def _nats(asker: Asker) -> Floats:

@@ -250,7 +250,7 @@ class _LayerFunction(torch.autograd.Function):
         grads = kernels.attention_backward(
             dout.view_as(out), q, k, v, out, lse, how.attention(layer)
         )
-        trained = []
+        trained: list[Tensor] = []
         for part, grad in zip((layer.query, layer.key, layer.value), grads, strict=True):
             dx = dx.addmm_(grad.flatten(1), part.weight)
             trained += _dense_gradients(grad.flatten(1), x_NH)

@@ -188,7 +188,8 @@ def load_source(
         auto = _auto_class(kind, task)
         if random_init:
             model = from_scratch(auto, config, dtype, attn, seed, trust_remote_code)
-            missing, known = (), frozenset[str]()
+            missing: tuple[str, ...] = ()
+            known = frozenset[str]()
         else:
             model, missing = from_weights(
                 auto, ground, config, dtype, attn, trust_remote_code, more

@@ -39,7 +39,8 @@ def measure_fisher(
     model.eval()
     for done, row in enumerate(chosen, 1):
         model.zero_grad(set_to_none=True)
-        objective(model, make_batch([row], pad_id=pad_id, device=device)).backward()
+        loss = objective(model, make_batch([row], pad_id=pad_id, device=device))
+        loss.backward()  # type: ignore[no-untyped-call]
         for name, parameter in parameters:
             if parameter.grad is not None:
                 fisher[name] += parameter.grad.float() ** 2

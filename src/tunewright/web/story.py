@@ -139,9 +139,9 @@ def _version(release: Release) -> dict[str, Any]:
         "names": [str(name) for name in lineage.get("names") or ()],
         "matrix": [[None if v is None else f"{100 * v:.1f}" for v in row] for row in matrix],
         "learning": [
-            (title, f"{100 * known[key]:{form}}")
+            (title, f"{100 * value:{form}}")
             for key, title, form in LEARNING
-            if known[key] is not None
+            if (value := known[key]) is not None
         ],
         "probe": lineage.get("probe"),
         "left_out": lineage.get("left_out") or {},
