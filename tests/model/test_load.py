@@ -186,7 +186,7 @@ def test_missing_and_broken_tokenizers_are_one_line(copy):
         load_base(str(folder), task="classify", labels=LABELS)
 
 
-def test_a_head_for_other_labels_starts_anew(tiny, tmp_path):
+def test_a_head_for_other_labels_keeps_what_it_knows_and_starts_the_rest_anew(tiny, tmp_path):
     base = load_base(str(tiny("bert")), task="classify", labels=("a", "b"), seed=1)
     with torch.no_grad():
         base.model.classifier.weight.fill_(0.5)
@@ -196,7 +196,9 @@ def test_a_head_for_other_labels_starts_anew(tiny, tmp_path):
     for labels in (("b", "a"), ("a", "b", "c")):
         other = load_base(str(tmp_path / "m"), task="classify", labels=labels)
         assert "classifier.weight" in other.fresh
-        assert not (other.model.classifier.weight == 0.5).any()
+        assert other.known_labels == {"a", "b"}
+        for label, row in zip(labels, other.model.classifier.weight, strict=True):
+            assert (row == 0.5).all() if label in "ab" else not (row == 0.5).any()
     assert load_tuned(tmp_path / "m").labels == ("a", "b")
 
 
