@@ -156,3 +156,11 @@ def test_tables_sort_and_charts_tell_values(page):
     page.goto("/runs/topics-1")
     page.locator("svg.plot").first.hover()
     assert "step" in page.locator(".readout:not([hidden])").first.text_content()
+
+
+def test_on_a_phone_the_open_page_is_in_sight_among_the_pages(page):
+    page.set_viewport_size({"width": 390, "height": 800})
+    for path in ("/", "/monitoring"):
+        page.goto(path)
+        box = page.locator("nav a[aria-current]").bounding_box()
+        assert box["x"] >= 0 and box["x"] + box["width"] <= 391, path

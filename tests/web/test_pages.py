@@ -2,13 +2,16 @@
 
 import json
 import re
+import shutil
 
 import httpx2 as httpx
 import pytest
+from tests.jobs.conftest import wish
 from tests.web.conftest import ATTACK, Site
 
 from tunewright.access import create_key
 from tunewright.cleaning import read_decisions
+from tunewright.jobs.board import add_job
 from tunewright.releases.board import add_release, list_releases, move_release
 from tunewright.releases.gate import read_lineage
 from tunewright.web.shell import POLICY
@@ -57,6 +60,25 @@ def test_text_of_the_data_is_escaped_everywhere(site, client):
                  "/compare?a=" + ATTACK):  # fmt: skip
         text = client.get(page).text
         assert "<img src=x" not in text and "<script>alert" not in text and "<b>'" not in text
+
+
+def test_runs_of_jobs_are_runs_like_others(site, client):
+    """A page with a job in the database once failed, whatever page it was."""
+    wanted = wish(base_model=str(site.runs.parent / "llama"))
+    with site.database.writing() as connection:
+        begun, waiting = (add_job(connection, wanted) for _ in range(2))
+    assert f'href="/runs/{begun}"' not in client.get("/tune").text
+    shutil.copytree(site.runs / "replies", site.home.folder.job(begun) / "run")
+    for page in (
+        *PAGES,
+        f"/runs/{begun}",
+        f"/runs/{begun}/report",
+        f"/compare?a={begun}&b=replies",
+    ):
+        assert client.get(page).status_code == 200, page
+    for page in ("/", "/runs", "/tune"):
+        text = client.get(page).text
+        assert f'href="/runs/{begun}"' in text and f'href="/runs/{waiting}"' not in text, page
 
 
 def test_monitoring_shows_alarms_and_the_page_of_the_watch(site, client):

@@ -18,8 +18,8 @@ from tunewright.journal import silence
 from tunewright.releases.board import STAGES, list_moves, list_releases, roll_back
 from tunewright.releases.live import LiveReleases
 from tunewright.releases.story import enter_run, find_version, promote
-from tunewright.web.pages import roots_of
-from tunewright.web.runs import Decision, decide, find_run, find_runs
+from tunewright.web.pages import roots_of, run_of, runs_of
+from tunewright.web.runs import Decision, decide, find_run
 from tunewright.web.shell import check_token, read_form, show_page
 
 router = APIRouter(include_in_schema=False)
@@ -39,7 +39,7 @@ class Verdict(BaseModel):
 async def review(name: str, body: Verdict, request: Request) -> Response:
     """Write down what was decided about a row."""
     check_token(request, request.headers.get("x-page-token", ""))
-    run = find_run(roots_of(request), name)
+    run = await asyncio.to_thread(run_of, request, name)
     await asyncio.to_thread(decide, run, Decision(**body.model_dump()))
     return JSONResponse({"decided": body.place})
 
@@ -104,7 +104,7 @@ def _share(text: str) -> float | None:
 
 async def _show(request: Request, fault: str | None = None) -> Response:
     live = state_of(request).releases
-    runs = await asyncio.to_thread(find_runs, roots_of(request))
+    runs = await asyncio.to_thread(runs_of, request)
     finished = [name for name, run in runs.items() if run.summary.state == "finished"]
     groups: dict[str, list[object]] = {}
     moves = []

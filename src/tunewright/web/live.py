@@ -13,8 +13,8 @@ from fastapi.responses import Response, StreamingResponse
 
 from tunewright.registry import summarise_run
 from tunewright.report.page import make_curves
-from tunewright.web.pages import _metric, _report, roots_of
-from tunewright.web.runs import Run, find_run, read_progress
+from tunewright.web.pages import _metric, _report, run_of
+from tunewright.web.runs import Run, read_progress
 from tunewright.web.shell import render_part
 
 router = APIRouter(include_in_schema=False)
@@ -26,7 +26,7 @@ QUIET_S = 15.0
 @router.get("/runs/{name}/events")
 async def run_events(name: str, request: Request) -> Response:
     """What changes in a run, until it ends. Each event holds the whole state: nothing is missed."""
-    run = await asyncio.to_thread(find_run, roots_of(request), name)
+    run = await asyncio.to_thread(run_of, request, name)
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
     return StreamingResponse(_events(run), media_type="text/event-stream", headers=headers)
 

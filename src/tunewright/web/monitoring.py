@@ -13,8 +13,8 @@ from fastapi.responses import HTMLResponse, Response
 
 from tunewright.api.errors import ApiError
 from tunewright.figures import show_usd
-from tunewright.web.pages import REPORT_POLICY, roots_of
-from tunewright.web.runs import Run, find_run, find_runs, read_lines
+from tunewright.web.pages import REPORT_POLICY, run_of, runs_of
+from tunewright.web.runs import Run, read_lines
 from tunewright.web.shell import HEADERS, show_page
 
 router = APIRouter(include_in_schema=False)
@@ -26,7 +26,7 @@ TAIL_BYTES = 1 << 20
 @router.get("/monitoring")
 async def monitoring_page(request: Request) -> Response:
     """Watched runs and their latest alarms."""
-    runs = await asyncio.to_thread(find_runs, roots_of(request))
+    runs = await asyncio.to_thread(runs_of, request)
     watched, alerts = await asyncio.to_thread(_look, runs.values())
     return show_page(request, "pages/monitoring.html.j2", watched=watched, alerts=alerts)
 
@@ -34,7 +34,7 @@ async def monitoring_page(request: Request) -> Response:
 @router.get("/runs/{name}/watch")
 async def watch_page(name: str, request: Request) -> Response:
     """The page that `tunewright watch` wrote last; it brings its own policy."""
-    run = await asyncio.to_thread(find_run, roots_of(request), name)
+    run = await asyncio.to_thread(run_of, request, name)
     path = run.folder.watch / PAGE
     if not path.is_file():
         raise ApiError(404, "this run was not watched yet")

@@ -48,15 +48,25 @@ def roots_of(request: Request) -> list[Path]:
     if home is None:
         return list(request.app.state.runs)
     seen = list_jobs(home.database, owner=owner_of(request), limit=MAX_JOBS).rows
-    jobs = [JobFolder(home.folder.job(job["id"])).run for job in seen]
+    jobs = [JobFolder(home.folder.job(job["id"])).run.path for job in seen]
     return [*request.app.state.runs, *jobs]
+
+
+def runs_of(request: Request) -> dict[str, Run]:
+    """All runs that the visitor may see, by name; asks the database and the disk."""
+    return find_runs(roots_of(request))
+
+
+def run_of(request: Request, name: str) -> Run:
+    """One of them. Raises ApiError 404."""
+    return find_run(roots_of(request), name)
 
 
 @router.get("/")
 async def overview(request: Request) -> Response:
     """What there is and how it fares."""
     state = state_of(request)
-    runs = await asyncio.to_thread(find_runs, roots_of(request))
+    runs = await asyncio.to_thread(runs_of, request)
     releases = await asyncio.to_thread(list_releases, state.releases.database) if (
         state.releases
     ) else []  # fmt: skip
@@ -80,14 +90,15 @@ async def overview(request: Request) -> Response:
 @router.get("/runs")
 async def runs_page(request: Request) -> Response:
     """All runs."""
-    runs = await asyncio.to_thread(find_runs, roots_of(request))
+    runs = await asyncio.to_thread(runs_of, request)
     return show_page(request, "pages/runs.html.j2", runs=list(runs.values()))
 
 
 @router.get("/runs/{name}")
 async def run_page(name: str, request: Request) -> Response:
     """One run, live while it goes on: curves, log, verdict, data."""
-    return await asyncio.to_thread(_show_run, find_run(roots_of(request), name), request)
+    run = await asyncio.to_thread(run_of, request, name)
+    return await asyncio.to_thread(_show_run, run, request)
 
 
 def _show_run(run: Run, request: Request) -> Response:
@@ -106,7 +117,7 @@ async def benefit_page(name: str, request: Request) -> Response:
     """Whether the model is worth its money, with sliders: as `benefit` wrote it, else as the run
     itself has weighed it. The page brings its own policy.
     """
-    run = find_run(roots_of(request), name)
+    run = await asyncio.to_thread(run_of, request, name)
     text = await asyncio.to_thread(_weighed, run)
     return HTMLResponse(text, headers={**HEADERS, "Content-Security-Policy": REPORT_POLICY})
 
@@ -123,7 +134,7 @@ def _weighed(run: Run) -> str:
 @router.get("/runs/{name}/review")
 async def review_page(name: str, request: Request) -> Response:
     """Rows to decide on, one by one."""
-    run = find_run(roots_of(request), name)
+    run = await asyncio.to_thread(run_of, request, name)
     items = await asyncio.to_thread(review_items, run)
     card = read_object(run.folder.card)
     return show_page(
@@ -135,7 +146,7 @@ async def review_page(name: str, request: Request) -> Response:
 @router.get("/runs/{name}/report")
 async def report_page(name: str, request: Request) -> Response:
     """The report as the run wrote it; the page brings its own policy."""
-    path = find_run(roots_of(request), name).folder.report_html
+    path = (await asyncio.to_thread(run_of, request, name)).folder.report_html
     if not path.is_file():
         raise ApiError(404, "this run has no report yet")
     text = await asyncio.to_thread(path.read_text, encoding="utf-8")
@@ -145,7 +156,7 @@ async def report_page(name: str, request: Request) -> Response:
 @router.get("/compare")
 async def compare_page(request: Request, a: str = "", b: str = "") -> Response:
     """Two runs side by side, and the paired test."""
-    runs = await asyncio.to_thread(find_runs, roots_of(request))
+    runs = await asyncio.to_thread(runs_of, request)
     finished = {name: run for name, run in runs.items() if run.summary.state == "finished"}
     values: dict[str, Any] = {"names": list(finished), "a": a, "b": b, "found": None, "fault": ""}
     if a or b:
@@ -237,8 +248,12 @@ def _route_row(route: str, row: dict[str, float]) -> dict[str, Any]:
     refused = sum(count for status, count in counts.items() if "400" <= status < "500")
     return {
         "route": route, "total": int(total), "refused": int(refused), "failed": int(failed),
-        "mean": show_seconds(row.get("seconds", 0.0) / total) if total else "",
+        "mean": _short_time(row.get("seconds", 0.0) / total) if total else "",
     }  # fmt: skip
+
+
+def _short_time(seconds: float) -> str:
+    return f"{1000 * seconds:,.3g} ms" if seconds < 1 else show_seconds(seconds)
 
 
 @router.get("/playground")

@@ -15,6 +15,7 @@ from tunewright.api.state import state_of
 from tunewright.figures import show_bytes, show_number, show_seconds, show_usd
 from tunewright.jobs.board import list_jobs
 from tunewright.jobs.files import get_file, list_files
+from tunewright.jobs.folder import JobFolder
 from tunewright.jobs.home import Home
 from tunewright.journal import silence
 from tunewright.web.shell import check_token, show_page
@@ -48,10 +49,16 @@ async def tune_page(request: Request) -> Response:
         found = await asyncio.to_thread(list_jobs, home.database, owner=owner, limit=MAX_SHOWN)
         files, jobs = list(page.rows), list(found.rows)
     bases = list(home.settings.models) if home else []
+    begun = {job["id"] for job in jobs if home and _has_run(home, job["id"])}
     return show_page(
-        request, "pages/tune.html.j2", files=files, jobs=jobs, bases=bases,
+        request, "pages/tune.html.j2", files=files, jobs=jobs, bases=bases, begun=begun,
         has_home=home is not None,
     )  # fmt: skip
+
+
+def _has_run(home: Home, job_id: str) -> bool:
+    """Whether there is something to see of a job."""
+    return JobFolder(home.folder.job(job_id)).run.path.is_dir()
 
 
 @router.post("/tune/forecast")

@@ -1,6 +1,13 @@
 "use strict";
 const token = document.querySelector("meta[name=page-token]").content;
 
+// On a phone the list of pages scrolls sideways: the page that is open comes into sight.
+const here = document.querySelector("nav a[aria-current]");
+if (here) {
+  const bar = here.closest("nav");
+  bar.scrollLeft = here.offsetLeft - bar.clientWidth / 2 + here.offsetWidth / 2;
+}
+
 // Tables whose head is clicked sort by that column.
 for (const table of document.querySelectorAll("table.sortable")) {
   [...table.tHead.rows[0].cells].forEach((head, column, heads) => {
