@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tunewright.errors import RunError, UserError
+from tunewright.errors import RunError
 
 if TYPE_CHECKING:
     from tunewright.database.engine import Database
@@ -79,5 +79,7 @@ def check_is_file_like(source: str) -> str:
     looks_local = source.startswith((".", "/", "~")) or Path(source).suffix != ""
     is_named = "://" in source or source.startswith("embedded:")
     if looks_local and not is_named and not Path(source).expanduser().exists():
-        raise UserError(f"{source}: no such file; check the path")
+        from tunewright.data.decode import explain_missing
+
+        raise explain_missing(Path(source).expanduser())
     return source

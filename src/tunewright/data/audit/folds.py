@@ -64,6 +64,8 @@ def label_numbers(rows: Sequence[Example]) -> tuple[Ints, list[str]]:
 def out_of_fold(material: AuditMaterial, rows: Sequence[Example]) -> Floats:
     """(B, K) probabilities of each row's labels by models that did not learn from it.
 
+    rows: the first of the material's, in its order.
+
     Where embeddings are at hand, the mean of a model on them and one on words: they err in
     different rows. K in the order of label_numbers(rows).
     """
@@ -79,10 +81,9 @@ def out_of_fold(material: AuditMaterial, rows: Sequence[Example]) -> Floats:
         views.append((reduce_words(words, material.seed), gaussian_scores))
     elif words.shape[1]:
         views.append((words, support_vector_scores))
-    if material.embed is not None:
-        states = material.embeddings("train")
-        assert states is not None
-        views.append((states[: len(rows)].astype(np.float64), gaussian_scores))
+    states = material.first_embeddings(len(rows))
+    if states is not None:
+        views.append((states.astype(np.float64), gaussian_scores))
     total = np.zeros((len(rows), len(names)))
     with material.journal.progress("learning the labels by heart, in turns", 1.0) as advance:
         for number, (table, scorer) in enumerate(views):

@@ -30,14 +30,15 @@ _FLOOR = 1e-3
 def find_label_errors(
     material: AuditMaterial, *, most_share: float = 0.4, surest_alone: bool = False
 ) -> list[Finding]:
-    """Training rows whose label another one beats out of fold, worst first; kind label_error.
+    """Rows whose label another one beats out of fold, worst first; kind label_error.
 
-    Single-label classification of 50 rows or more with two labels or more. suggestions hold the
-    label that fits better, scores its lead: log of its probability over the given label's.
+    Those of validation and test too: a wrong label there is a wrong score. Single-label
+    classification of 50 rows or more with two labels or more. suggestions hold the label that fits
+    better, scores its lead: log of its probability over the given label's.
     most_share: of rows, at most. surest_alone: only where given and suggested label differ by
     ten times or more. Nothing is ever relabelled here.
     """
-    rows = material.train[:MAX_ROWS]
+    rows = material.first_rows(MAX_ROWS)
     if not material.one_label_each or len(rows) < FEWEST_ROWS:
         return []
     labels, names = label_numbers(rows)
@@ -53,7 +54,7 @@ def find_label_errors(
     better = probabilities[chosen].argmax(axis=1)
     worst = rows[int(chosen[0])]
     message = (
-        f"{count(len(chosen), 'training row')} of {len(rows):,} probably with a wrong label, worst "
+        f"{count(len(chosen), 'row')} of {len(rows):,} probably with a wrong label, worst "
         f"first (estimated rate {rate:.1%}; first: {worst.place}, given "
         f"{names[labels[chosen[0]]]!r}, reads like {names[better[0]]!r}); look at them or drop "
         "them, and never relabel unseen"

@@ -58,6 +58,24 @@ class AuditMaterial:
         """Rows of all splits."""
         return len(self.train) + len(self.validation) + len(self.test)
 
+    def first_rows(self, most: int) -> tuple[Example, ...]:
+        """At most so many rows: of training, then of validation, then of test."""
+        found: tuple[Example, ...] = ()
+        for name in SIDES:
+            found += tuple(self.side(name)[: most - len(found)])
+        return found
+
+    def first_embeddings(self, most: int) -> Floats | None:
+        """(most or fewer, D) vectors of first_rows(most); None without a model."""
+        parts: list[Floats] = []
+        left = most
+        for name in SIDES:
+            states = self.embeddings(name) if left > 0 and self.side(name) else None
+            if states is not None:
+                parts.append(states[:left])
+                left -= len(states)
+        return np.concatenate(parts) if parts else None
+
     @property
     def one_label_each(self) -> bool:
         """True for classification with exactly one label a row."""
