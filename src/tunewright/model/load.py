@@ -180,11 +180,7 @@ def load_source(
         tokenizer, default_template = load_tokenizer(source, kind, trust_remote_code)
         if source.is_adapter and has_tokenizer(ground) and has_tokenizer(source):
             _check_same_words(source, tokenizer, load_tokenizer(ground, kind, trust_remote_code)[0])
-        _prepare_config(config, tokenizer, task, tuple(labels), multi_label, dropout)
-        if kind == "decoder" and task in HEADED:
-            # The head reads the last token that is not config's pad, so it must know our padding.
-            config.get_text_config().pad_token_id = tokenizer.pad_token_id
-            config.pad_token_id = tokenizer.pad_token_id
+        _prepare_config(config, tokenizer, kind, task, tuple(labels), multi_label, dropout)
         auto = _auto_class(kind, task)
         if random_init:
             model = from_scratch(auto, config, dtype, attn, seed, trust_remote_code)
@@ -402,6 +398,7 @@ def _auto_class(kind: Kind, task: str | None) -> Any:
 def _prepare_config(
     config: Any,
     tokenizer: Any,
+    kind: str,
     task: str | None,
     labels: tuple[str, ...],
     multi_label: bool,
@@ -422,8 +419,10 @@ def _prepare_config(
     if names:
         config.id2label = dict(enumerate(names))
         config.label2id = {name: index for index, name in enumerate(names)}
+    # The head reads the last token that is not config's pad, so it must know our padding.
+    reads_last = kind == "decoder" and task in HEADED
     for part in {id(c): c for c in (config, config.get_text_config())}.values():
-        if getattr(part, "pad_token_id", None) is None:
+        if reads_last or getattr(part, "pad_token_id", None) is None:
             part.pad_token_id = tokenizer.pad_token_id
         if dropout != "auto":
             _set_dropout(part, float(dropout))
