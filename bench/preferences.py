@@ -19,7 +19,7 @@ HERE = Path(__file__).parent
 OUT = HERE / "results" / "preferences_trl.json"
 COUNT, BATCH, STEPS, BETA = 40, 4, 50, 0.1
 # IPO's gradients are a hundred times as large; at more it leaves the range where rounding is small.
-RATES = {"dpo": 0.05, "ipo": 0.0005, "kto": 0.05, "orpo": 0.05}
+RATES = {"dpo": 0.05, "ipo": 0.0005, "kto": 0.05, "orpo": 0.05, "simpo": 0.5}
 
 
 def make_words(seed: int = 11) -> list[tuple[str, str, str, bool]]:
@@ -83,7 +83,8 @@ def record(trainer_class, config, rows, rate):
             return torch.utils.data.SequentialSampler(self.train_dataset)
 
     model = make_model()
-    more = {} if "ORPO" in trainer_class.__name__ else {"ref_model": make_model()}
+    alone = any(name in trainer_class.__name__ for name in ("ORPO", "CPO"))
+    more = {} if alone else {"ref_model": make_model()}
     optimizer = torch.optim.SGD(model.parameters(), lr=rate)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)
     trainer = Recording(
@@ -97,6 +98,7 @@ def record(trainer_class, config, rows, rate):
 
 def theirs() -> None:
     import trl
+    from trl.experimental.cpo import CPOConfig, CPOTrainer
     from trl.experimental.orpo import ORPOConfig, ORPOTrainer
 
     words = make_words()
@@ -116,6 +118,8 @@ def theirs() -> None:
             ("kto", trl.KTOConfig(train_sampling_strategy="sequential", **shared),
              trl.KTOTrainer, singles),
             ("orpo", ORPOConfig(**shared), ORPOTrainer, pairs),
+            ("simpo", CPOConfig(loss_type="simpo", cpo_alpha=0.0, simpo_gamma=1.0, **shared),
+             CPOTrainer, pairs),
         ):  # fmt: skip
             found[name] = record(trainer, config, rows, RATES[name])
             print(name, len(found[name][0]), found[name][0][:3], found[name][0][-2:])

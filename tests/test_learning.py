@@ -79,6 +79,8 @@ def test_rows_without_pairs_are_refused_with_a_remedy(place, tmp_path):
         ("preference: {beta: 1}", "preference.beta is for objective dpo, ipo"),
         ("objective: dpo\ntask: classify", "is about written answers; task is classify"),
         ("objective: dpoo", "objective is 'dpoo'"),
+        ("objective: kto\ntraining: {label_smoothing: 0.1}", "means nothing for objective kto"),
+        ("task: regress\ntraining: {label_smoothing: 0.1}", "means nothing for task regress"),
     ],
 )
 def test_recipes_that_make_no_sense_are_told(text, message):

@@ -30,7 +30,8 @@ from tunewright.metrics.table import check_metrics, find_metric, metrics_for
 from tunewright.model.device import choose_precision, keep_freed_memory, pick_device
 from tunewright.model.generate import stream_answer
 from tunewright.model.load import Base, longest_input
-from tunewright.model.weights import load_tuned, read_manifest
+from tunewright.model.manifest import read_manifest
+from tunewright.model.weights import load_tuned
 from tunewright.price_desk import Ask
 from tunewright.records import Comparison, Cost, Example, Message, Output, Prediction, Report, Span
 from tunewright.sections import Columns, DataSection

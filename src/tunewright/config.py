@@ -21,6 +21,7 @@ from tunewright.methods import ALIASES, METHODS, SHARED_KEYS, Options
 from tunewright.records import Derived
 from tunewright.sections import (
     PREFERENCE_OPTIONS,
+    UNSMOOTHED,
     Auto,
     BudgetSection,
     BusinessSection,
@@ -334,6 +335,18 @@ class Recipe(Section):
             raise PydanticCustomError(
                 "adapter_option", "{text}", {"key": "objective", "text": text}
             )
+        return self
+
+    @model_validator(mode="after")
+    def _smoothing_fits_objective(self) -> Self:
+        key, triplet = "training.label_smoothing", self.embedding.loss == "triplet"
+        what = next((name for name, here in (
+            (f"objective {self.objective}", self.objective in UNSMOOTHED),
+            ("task regress", self.task == "regress"),
+            ("embedding.loss triplet", self.task == "embed" and triplet),
+        ) if here), None)  # fmt: skip
+        if self.training.label_smoothing and what:
+            _wrong_value(key, f"{key} means nothing for {what}; take it out")
         return self
 
     @model_validator(mode="after")

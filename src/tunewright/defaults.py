@@ -93,6 +93,7 @@ def fill_defaults(recipe: Recipe, facts: Facts) -> tuple[Recipe, tuple[Derived, 
     num_epochs = settle("training.num_epochs", _num_epochs(facts))
     settle("training.max_length", _max_length(facts))
     settle("training.max_batch_tokens", _max_batch_tokens(facts))
+    settle("training.optimizer", _optimizer(facts, recipe))
     settle("training.eval_steps", _eval_steps(facts, batch_size, num_epochs, recipe))
     settle("evaluation.max_new_tokens", _max_new_tokens(facts))
     return with_values(recipe, {item.key: item.value for item in chosen}), tuple(chosen)
@@ -189,6 +190,13 @@ def _max_batch_tokens(facts: Facts) -> tuple[int, str]:
     if most < value:
         return max(256, most), f"{facts.num_outputs} words: logits stay below 4 GB"
     return value, reason
+
+
+def _optimizer(facts: Facts, recipe: Recipe) -> tuple[str, str]:
+    held = recipe.adapter.held_in
+    if held != "none" and facts.device in ("cuda", "xpu"):
+        return "adamw_8bit", f"the base is held in {held}: its optimiser may be small as well"
+    return "adamw", "moments in fp32"
 
 
 def _eval_steps(

@@ -19,6 +19,7 @@ from tunewright.errors import DataError, Refusal, RunError, UserError
 from tunewright.evaluate.parity import TIE, Logits, Parity, compare_logits, same_answers
 from tunewright.evaluate.predict import Asker
 from tunewright.journal import Journal
+from tunewright.model.embed import copy_modules
 from tunewright.model.export.gguf import GGUF_TYPES, find_wrong_shape, save_gguf
 from tunewright.model.export.merged import DTYPES, save_merged
 from tunewright.model.export.ollama import write_modelfile
@@ -32,7 +33,7 @@ from tunewright.model.export.readers import (
     read_with_peft,
     read_with_transformers,
 )
-from tunewright.model.load import Base, end_ids
+from tunewright.model.load import GENERATIVE_TASKS, Base, end_ids
 from tunewright.model_card import write_model_card
 from tunewright.records import Example
 from tunewright.store import RunFolder, naming_disk_errors, write_atomic, write_json
@@ -173,7 +174,7 @@ def _gate_examples(folder: RunFolder, asker: Asker, journal: Journal) -> Sequenc
 def _prompts(job: Job) -> list[list[int]]:
     """Token ids as evaluation asks them."""
     how = job.asker.rendering
-    if job.base.kind == "encoder":
+    if job.base.task not in GENERATIVE_TASKS:
         texts = [input_text(example, how) for example in job.examples]
         return [ids.tolist() for ids in encode_texts(texts, how)]
     return [ids[-how.max_length :].tolist() for ids in render_prompts(job.examples, how)]
@@ -193,7 +194,10 @@ def _gate(job: Job, reader: Reader) -> Parity:
         if reader.answer and trained.answer:
             left = trained.answer(prompts, GATE_TOKENS)
             right = reader.answer(prompts, GATE_TOKENS)
-            same_text = same_answers(left, right, _tie_finder(trained, prompts, left))
+            ties = (
+                () if job.base.kind == "encoder-decoder" else (_tie_finder(trained, prompts, left),)
+            )
+            same_text = same_answers(left, right, *ties)
             advance(3, "answers")
     spread = max(1.0, max(float(values.std()) for values in ours))
     tolerance, least_top, least_text = TOLERANCE[job.precision]
@@ -254,6 +258,7 @@ def to_adapter(job: Job) -> Written:
 def to_merged(job: Job) -> Written:
     """One folder for transformers alone."""
     save_merged(job.base, job.folder, precision=job.precision)
+    copy_modules(job.run.model, job.folder)
     return [read_with_transformers(job.folder, job.base, end_ids(job.base))], ()
 
 
@@ -283,6 +288,7 @@ def to_ollama(job: Job) -> Written:
 def to_onnx(job: Job) -> Written:
     """An encoder for onnxruntime."""
     save_onnx(job.base, job.folder)
+    copy_modules(job.run.model, job.folder)
     return [read_onnx(job.folder, job.base.tokenizer.pad_token_id or 0)], ()
 
 

@@ -24,8 +24,8 @@ from tunewright.hosted_use import elsewhere_error, is_hosted
 from tunewright.model.catalog import resolve_model
 from tunewright.model.engine import Engine
 from tunewright.model.load import load_base
+from tunewright.model.manifest import read_manifest
 from tunewright.model.tokenizer import load_tokenizer
-from tunewright.model.weights import read_manifest
 from tunewright.records import Example
 from tunewright.serve.batches import BatchRunner
 from tunewright.serve.text import TextRunner, TextServer

@@ -53,7 +53,8 @@ from tunewright.learning import (
 from tunewright.metrics.table import check_metrics, find_metric, lacks, metrics_for
 from tunewright.model.device import check_workers, device_name, read_energy_j, resident_memory
 from tunewright.model.load import Base
-from tunewright.model.weights import load_tuned, read_manifest, save_tuned
+from tunewright.model.manifest import read_manifest
+from tunewright.model.weights import load_tuned, save_tuned
 from tunewright.preparing import prepare_for_training
 from tunewright.price_desk import Ask
 from tunewright.records import (

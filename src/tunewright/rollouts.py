@@ -19,7 +19,7 @@ from tunewright.data.batch import batches_by_length, make_batch
 from tunewright.data.render import Row
 from tunewright.evaluate.predict import Graded
 from tunewright.model.generate import Answer, generate_answers
-from tunewright.model.load import Base, load_base
+from tunewright.model.load import Base, add_tokens, load_base
 from tunewright.records import Example
 from tunewright.setup import Setup
 from tunewright.train.grpo import advantages
@@ -137,8 +137,9 @@ def make_rollouts(
         frozen = load_base(
             recipe.base_model, task=setup.task, device=setup.device, dtype=setup.dtype,
             revision=recipe.base_revision, trust_remote_code=recipe.trust_remote_code,
-            seed=recipe.training.seed,
+            quantization=recipe.adapter.held_in, seed=recipe.training.seed,
         )  # fmt: skip
+        add_tokens(frozen, recipe.adapter.new_tokens)
         start = frozen.model.eval().requires_grad_(False)
     examples = {e.id: e for e in setup.prepared.splits.train}
     return Rollouts(setup, base, graded, examples, pad_id, log, start)

@@ -30,8 +30,10 @@ from tunewright.decide.search import (
 )
 from tunewright.errors import DataError, Interrupted, RecipeError, Refusal, RunError
 from tunewright.journal import Journal, silence
+from tunewright.methods import METHODS
 from tunewright.piloting import pin
 from tunewright.records import Derived
+from tunewright.sections import UNSMOOTHED
 from tunewright.setup import Setup, make_setup
 from tunewright.store import to_plain, write_atomic, write_json
 from tunewright.train.step import NonFiniteLossError
@@ -408,9 +410,10 @@ def _usual_space(setup: Setup) -> dict[str, Knob]:
     space = {
         "training.learning_rate": Knob(low=rate / 10, high=min(10.0, rate * 10), log=True),
         "training.batch_size": Knob(choices=(8, 16, 32, 64)),
-        "training.label_smoothing": Knob(choices=(0.0, 0.1)),
     }
-    if adapter.method != "full":
+    if setup.objective not in (*UNSMOOTHED, "regress", "embed"):
+        space["training.label_smoothing"] = Knob(choices=(0.0, 0.1))
+    if adapter.method in METHODS and "r" in METHODS[adapter.method].takes:
         space["adapter.r"] = Knob(choices=(8, 16, 32, 64))
     return space
 

@@ -18,6 +18,8 @@ from tunewright.methods import Options
 Auto = Literal["auto"]
 COMPARING = ("dpo", "ipo", "orpo", "simpo", "kto", "reward")
 """Objectives that learn from better and worse answers."""
+UNSMOOTHED = ("ipo", "orpo", "kto", "grpo")
+"""Objectives whose loss has no place for label smoothing."""
 PREFERENCE_OPTIONS = {
     "beta": ("dpo", "ipo", "orpo", "simpo", "kto"),
     "gamma": ("simpo",),
@@ -178,6 +180,8 @@ class TrainingSection(Section):
     """Also write a checkpoint every this many steps."""
     keep_epochs: int = Field(default=0, ge=0)
     """Checkpoints at the ends of this many last epochs are written and kept."""
+    optimizer: Literal["adamw", "adamw_8bit"] | Auto = "auto"
+    """adamw_8bit: both moments in 8 bits; auto: that where a quantised base lies on a GPU."""
     weight_decay: float = Field(default=0.01, ge=0.0, le=1.0)
     """Decoupled weight decay on matrices; never on biases and norms."""
     warmup_ratio: float = Field(default=0.1, ge=0.0, lt=1.0)

@@ -38,6 +38,8 @@ def test_what_a_judge_writes_is_read():
         "B", "A", "T", None, None,
     ]  # fmt: skip
     assert read_letter("the answer is B") == "B"
+    assert read_letter("A clearer text: the winner is **B**") == "B"
+    assert read_letter("A is clearer") == "A"
     assert [read_number(t) for t in ("7", "8.5 of 10", "none", "11")] == [0.7, 0.85, 0.0, 1.0]
     graded = Judge(lambda prompts: ["9"] * len(prompts)).grade(["p"], ["a"], "Good?")
     assert graded == [0.9]

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tunewright.config import parse_recipe
+from tunewright.config import make_recipe, parse_recipe
 from tunewright.errors import RecipeError
 from tunewright.importers.draft import Draft
 from tunewright.importers.table import IMPORTERS, import_config, write_imported
@@ -187,6 +187,46 @@ def test_preference_methods_are_carried_over(tmp_path):
     assert read("llamafactory", "qwen3_lora_dpo.yaml").objective == "dpo"
     assert read("trl", "orpo.py").objective == "orpo"
     assert read("torchtune", "8B_lora_dpo.yaml").objective == "dpo"
+
+
+@pytest.mark.parametrize(
+    ("tool", "values"),
+    [
+        ("axolotl", {"adapter": "qlora", "peft_use_dora": True, "loraplus_lr_ratio": 8}),
+        ("trl", {"use_peft": True, "load_in_4bit": True, "use_dora": True}),
+        ("llamafactory", {"finetuning_type": "lora", "quantization_bit": 4, "use_dora": True}),
+        ("unsloth", {"training": {"load_in_4bit": True}, "lora": {"use_dora": True}}),
+        ("torchtune", {"model": {"_component_": "torchtune.models.lora_x", "quantize_base": True,
+                                 "use_dora": True}}),
+    ],
+)  # fmt: skip
+def test_a_kin_of_lora_stays_on_four_bits(tool, values):
+    draft = imported_values(tool, values)
+    assert draft.values["adapter.method"] == "qlora" and draft.values["adapter.dora"] is True
+    assert make_recipe(draft.nested()).adapter.options.dora
+    assert not [fate for fate in draft.fates if fate.outcome == "not carried"]
+
+
+def test_what_cannot_be_switched_off_is_listed():
+    def left(tool, values):
+        draft = imported_values(tool, values)
+        return {fate.key: fate.note for fate in draft.fates if fate.outcome == "not carried"}
+
+    assert left("torchtune", {"shuffle": False})["shuffle"].startswith("always on here: rows come")
+    assert (
+        "exclude_modules"
+        in left("unsloth", {"lora": {"finetune_mlp_modules": False}})["lora.finetune_mlp_modules"]
+    )
+    assert left("axolotl", {"no_such_switch": False}) == {"no_such_switch": "no counterpart here"}
+    assert not left("axolotl", {"flash_attention": False, "remove_unused_columns": False})
+
+
+def test_graders_of_a_hosted_job_are_listed():
+    job = {"training_file": "r.jsonl", "method": {"type": "reinforcement", "reinforcement": {
+        "grader": {"type": "string_check", "name": "x"}}}}  # fmt: skip
+    fates = {fate.key: fate for fate in imported_values("openai", job).fates}
+    for key in ("method.type", "method.reinforcement"):
+        assert fates[key].outcome == "not carried" and "docs/objectives.md" in fates[key].note
 
 
 def test_secrets_are_never_shown():

@@ -27,7 +27,7 @@ from tunewright.train.objectives import OBJECTIVES, with_penalty
 from tunewright.train.optimize import Rates
 
 # What needs a quantised base has tests of its own.
-NAMES = [n for n, item in METHODS.items() if item.quantization == "none" and n != "eva"]
+NAMES = [n for n, item in METHODS.items() if item.quantization == "none"]
 # A tiny random model: small ranks, rates at which sixteen steps show.
 SMALL = {
     "adalora": ({"r": 6}, {"final_r": 3}),
@@ -45,7 +45,10 @@ def start(folder, method):
     base = load_base(str(folder), task="generate")
     shared = {"r": 4} if "r" in METHODS[method].takes else {}
     more, options = SMALL.get(method, ({}, {}))
-    return attach(base, method, seed=3, options=options, **{**shared, **more})
+    tuned = attach(base, method, seed=3, options=options, **{**shared, **more})
+    if method == "eva":
+        start_from_activations(tuned, METHODS["eva"].options(), make_rows(), 0, 3)
+    return tuned
 
 
 def make_rows():
@@ -60,8 +63,11 @@ def make_rows():
     return rows
 
 
-def train(base, folder, *, rate, stop_after=None, resume=False):
-    """16 steps of 8 rows with an evaluation in between; stop_after: as if killed there."""
+def train(base, folder, *, rate, stop_after=None, resume=False, **more):
+    """16 steps of 8 rows with an evaluation in between; stop_after: as if killed there.
+
+    more: keys of the recipe's training section.
+    """
     rows, losses = make_rows(), []
     plan = Plan(
         batch_size=8, max_batch_tokens=40, num_epochs=8.0, eval_steps=6, rates=Rates(rate, rate),
@@ -85,7 +91,7 @@ def train(base, folder, *, rate, stop_after=None, resume=False):
         objective = with_penalty(objective, base.companion.penalty)
     fitted = fit(
         base.model, trainable_parameters(base.model), rows, plan,
-        TrainingSection(save_steps=5, early_stopping_patience=None, warmup_ratio=0.0),
+        TrainingSection(save_steps=5, early_stopping_patience=None, warmup_ratio=0.0, **more),
         objective=objective, evaluate=evaluate, checkpoints=folder, log_step=log,
         log_evaluation=lambda e: None, forget_after=lambda s: None, journal=Journal(),
         resume=resume,
@@ -135,6 +141,11 @@ def test_method(tiny, tmp_path, method):
         theirs = elsewhere(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
     theirs = theirs[:, -10:].flatten(0, 1)
     torch.testing.assert_close(theirs, before, **close)
+    prompts = [[40, 41, 42, 43], [50, 51]]
+    answers = generate_answers(loaded, prompts, max_new_tokens=5)
+    assert [list(a.ids) for a in answers] == [
+        greedy(elsewhere, ids, len(a.ids)) for ids, a in zip(prompts, answers, strict=True)
+    ]
 
     if METHODS[method].mergeable:  # another run may go on from here
         torch.testing.assert_close(
@@ -158,6 +169,17 @@ def test_method(tiny, tmp_path, method):
     assert torch.equal(flat.argmax(-1), before.argmax(-1))
 
 
+def greedy(model, ids, count):
+    """The likeliest next token, `count` times, by the model's own forward pass."""
+    written = list(ids)
+    for _ in range(count):
+        row = torch.tensor([written])
+        with torch.no_grad():
+            found = model(input_ids=row, attention_mask=torch.ones_like(row)).logits
+        written.append(int(found[0, -1].argmax()))
+    return written[len(ids) :]
+
+
 @pytest.mark.parametrize("kind", DECODERS)
 @pytest.mark.parametrize("method", ["prompt_tuning", "prefix_tuning"])
 def test_prompts_are_seen_when_it_writes(tiny, kind, method):
@@ -176,13 +198,7 @@ def test_prompts_are_seen_when_it_writes(tiny, kind, method):
     prompts = [[40, 41, 42, 43], [50, 51], [60, 61, 62]]
     ours = generate_answers(tuned, prompts, max_new_tokens=8)
     for ids, answer in zip(prompts, ours, strict=True):
-        written = list(ids)
-        for _ in range(len(answer.ids)):
-            row = torch.tensor([written])
-            with torch.no_grad():
-                theirs = tuned.model(input_ids=row, attention_mask=torch.ones_like(row)).logits
-            written.append(int(theirs[0, -1].argmax()))
-        assert list(answer.ids) == written[len(ids) :]
+        assert list(answer.ids) == greedy(tuned.model, ids, len(answer.ids))
 
 
 def test_quantised_bases_are_refused_where_a_method_cannot_sit_on_them(tiny):
@@ -237,6 +253,21 @@ def test_fields_of_a_base_survive_a_replace(tiny):
     base = attach(load_base(str(tiny("llama")), task="generate"), "lora_plus", r=2)
     assert base.rate_ratio == 16.0 and base.fast_names
     assert dataclasses.replace(base).fast_names == base.fast_names
+
+
+def test_new_tokens_beside_an_output_layer_that_is_trained_whole(tiny, tmp_path):
+    """docs/methods.md shows the two together."""
+    base = load_base(str(tiny("llama")), task="generate")
+    add_tokens(base, ("<ticket>",))
+    tuned = attach(base, "lora", r=2, new_tokens=("<ticket>",), modules_to_save=("lm_head",))
+    names = [n for n, _ in trainable_parameters(tuned.model)]
+    assert any("embed_tokens" in n and "token" in n for n in names)
+    assert any("lm_head.modules_to_save" in n for n in names)
+    with torch.no_grad():
+        for _, parameter in trainable_parameters(tuned.model):
+            parameter.add_(0.02)
+    save_tuned(tuned, tmp_path / "m")
+    torch.testing.assert_close(logits(load_tuned(tmp_path / "m")), logits(tuned))
 
 
 def test_new_tokens_learn_rows_of_their_own(tiny, tmp_path):

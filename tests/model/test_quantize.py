@@ -1,5 +1,6 @@
 """QLoRA: packed weights are small, learn, resume, save and load; machines without it are told."""
 
+import peft
 import pytest
 import torch
 import transformers
@@ -8,7 +9,13 @@ from tests.model.test_every_method import logits, train
 from tunewright.errors import ModelError
 from tunewright.model.adapters.table import attach
 from tunewright.model.load import load_base
-from tunewright.model.quantize import check_quantization, is_packed, packed_bytes, unpacked
+from tunewright.model.quantize import (
+    check_quantization,
+    is_packed,
+    load_options,
+    packed_bytes,
+    unpacked,
+)
 from tunewright.model.weights import load_tuned, merged_state, save_tuned
 
 pytest.importorskip("bitsandbytes")
@@ -40,6 +47,15 @@ def test_it_learns_resumes_saves_and_loads(tiny, tmp_path, method, quantization)
     assert loaded.quantization == quantization and loaded.adapter == method
     before = logits(tuned)
     torch.testing.assert_close(logits(loaded), before, rtol=1e-4, atol=2e-4)
+
+    cpu = torch.device("cpu")
+    plain = transformers.AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float32, **load_options(quantization, cpu, torch.float32)
+    )
+    elsewhere = peft.PeftModel.from_pretrained(plain, tmp_path / "model").eval()
+    with torch.no_grad():
+        theirs = elsewhere(input_ids=torch.arange(30, 60).view(3, 10)).logits.flatten(0, 1)
+    torch.testing.assert_close(theirs, before, rtol=1e-4, atol=2e-4)
 
     merged = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     merged.load_state_dict(merged_state(tuned.model, fitted.weights), strict=False)

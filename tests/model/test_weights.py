@@ -18,7 +18,8 @@ from model_zoo import DECODERS, KINDS
 from tunewright.errors import DiskFull, ModelError, RunError
 from tunewright.model.adapters.table import attach, trainable_parameters
 from tunewright.model.load import load_base
-from tunewright.model.weights import load_tuned, merged_state, read_manifest, save_tuned
+from tunewright.model.manifest import read_manifest
+from tunewright.model.weights import load_tuned, merged_state, save_tuned
 
 LABELS = ("card", "transfer", "other")
 AUTO = {
@@ -154,6 +155,30 @@ def test_a_changed_base_is_refused_with_both_hashes(tiny, tmp_path):
     save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(ModelError, match=f"base with sha256 {before}, but .* has [0-9a-f]{{64}}"):
         load_tuned(tmp_path / "m")
+    with pytest.raises(ModelError, match=f"base with sha256 {before}, but .* restore the base"):
+        load_base(str(tmp_path / "m"), task="generate")  # where a run goes on, it is merged
+
+
+def test_an_adapter_is_never_merged_into_weights_that_it_does_not_fit(tiny, tmp_path):
+    """Made by PEFT, without hashes: by the shapes and names of its tensors."""
+    plain = transformers.AutoModelForCausalLM.from_pretrained(tiny("llama"))
+    config = peft.LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM")
+    peft.get_peft_model(plain, config).save_pretrained(tmp_path / "a")
+    load_base(str(tmp_path / "a"), task="generate")
+    path = tmp_path / "a" / "adapter_config.json"
+    values = json.loads(path.read_text())
+
+    def refused(**changes):
+        path.write_text(json.dumps(values | changes))
+        with pytest.raises(ModelError, match="restore") as caught:
+            load_base(str(tmp_path / "a"), task="generate")
+        assert "\n" not in str(caught.value)
+        return str(caught.value)
+
+    other = {"base_model_name_or_path": str(tiny("gpt2"))}
+    assert "does not fit its base" in refused(**other)
+    assert "does not fit its base" in refused(r=3)
+    assert "lacks" in refused(target_modules=["q_proj", "v_proj"])
 
 
 @pytest.mark.parametrize("method", ["full", "lora"])

@@ -147,6 +147,14 @@ SETTINGS = {
     "base_model=embedded:gone": "embedded:minilm",
     "base_model=": "base_model is ",
     "adapter.target_modules=[gone]": "no linear layer 'gone'",
+    "adapter.method=prompt_tuning": "prompt_tuning is for decoders that write text",
+    "adapter.method=lorra": "did you mean lora?",
+    "adapter={method: ia3, r: 8}": "means nothing for method ia3; take it out",
+    "adapter={method: lora, block_size: 4}": "is an option of oft, boft, not of lora; take it out",
+    "adapter={method: vera, quantization: nf4}": "adapter.quantization means nothing for method",
+    "adapter={method: freeze, train_layers: 9}": "has 2 layers, so give 1 to 2",
+    "objective=dpo": "objective dpo",
+    "training.canaries=3": "for tasks that write",
     "task=regress": "data.columns.output",
 }
 

@@ -21,6 +21,7 @@ from tunewright.errors import ModelError, Refusal, RunError, UserError
 from tunewright.exporting import EXPORTERS, export_run
 from tunewright.journal import silence
 from tunewright.model.export import gguf as gguf_file
+from tunewright.model_card import find_licence
 from tunewright.pipeline import train
 
 QUESTIONS = {
@@ -38,6 +39,8 @@ def rows_of(kind):
         text = f"{QUESTIONS[label]} {' '.join(rng.sample(words, 4))}"
         if kind == "classify":
             yield {"text": text, "label": label}
+        elif kind == "embed":
+            yield {"anchor": text, "positive": f"this is about the {label}"}
         elif kind == "chat":
             yield {
                 "messages": [
@@ -65,10 +68,10 @@ def tuned(tmp_path_factory):
                     "task": task,
                     "base_model": str(make_tiny(base, folder / "base")),
                     "data": {"train": str(data), "validation": 0.2, "test": 0.3},
-                    "adapter": {"method": method, "r": 4} if method == "lora" else {"method": method},
+                    "adapter": {"method": method, **({"r": 4} if "lora" in method else {})},
                     "training": {
                         "max_steps": 6, "num_threads": 1, "precision": "fp32", "batch_size": 8,
-                        "learning_rate": 0.02 if method == "lora" else 0.002, "max_length": 96,
+                        "learning_rate": 0.02 if "lora" in method else 0.002, "max_length": 96,
                     },
                     "evaluation": {"baselines": [], "max_new_tokens": 12},
                 }
@@ -89,6 +92,11 @@ def tuned(tmp_path_factory):
         ("bert", "classify", "lora", "merged"),
         ("llama", "chat", "lora", "vllm"),
         ("qwen3", "chat", "full", "vllm"),
+        ("llama", "chat", "qlora", "adapter"),
+        ("llama", "chat", "qlora", "merged"),
+        ("bert", "classify", "qlora", "merged"),
+        ("llama", "classify", "lora", "merged"),
+        ("t5", "generate", "lora", "merged"),
     ],
 )
 def test_forms_for_transformers(tuned, tmp_path, base, task, method, to):
@@ -99,6 +107,8 @@ def test_forms_for_transformers(tuned, tmp_path, base, task, method, to):
     assert (tmp_path / "out" / "README.md").read_text().startswith("---\n")
     assert json.loads((tmp_path / "out" / "parity.json").read_text())[0]["same_tokens"] is True
     assert not list(tmp_path.glob(".out*"))
+    config = tmp_path / "out" / "config.json"  # of weights that are spelled out
+    assert not config.exists() or "quantization" not in config.read_text()
 
 
 @pytest.mark.parametrize(("base", "precision"), [("llama", "f16"), ("qwen3", "q8_0")])
@@ -115,6 +125,11 @@ def test_gguf_answers_as_trained(tuned, tmp_path, base, precision):
     assert parity.passed and parity.same_tokens
     if precision == "f16":
         assert parity.same_text == 1.0
+
+
+def test_gguf_of_a_model_tuned_on_four_bits(tuned, tmp_path):
+    exported = export_run(tuned("llama", "chat", "qlora"), "gguf", tmp_path / "out", silence())
+    assert exported.parity[0].passed and exported.parity[0].same_text == 1.0
 
 
 def test_a_wrong_gguf_is_refused_and_nothing_left(tuned, tmp_path, monkeypatch):
@@ -152,6 +167,15 @@ def test_onnx_labels_and_probabilities(tuned, tmp_path):
     assert ours == theirs
 
 
+@pytest.mark.parametrize("to", ["merged", "onnx"])
+def test_a_model_that_embeds_keeps_its_pooling(tuned, tmp_path, to):
+    exported = export_run(tuned("bert", "embed", "full"), to, tmp_path / "out", silence())
+    assert exported.parity[0].passed and exported.parity[0].max_logit_difference < 1e-3
+    pooling = json.loads((tmp_path / "out" / "1_Pooling" / "config.json").read_text())
+    assert pooling["pooling_mode_mean_tokens"] is True
+    assert (tmp_path / "out" / "modules.json").exists()
+
+
 def test_ollama_folder(tuned, tmp_path):
     export_run(tuned("llama", "chat"), "ollama", tmp_path / "out", silence())
     text = (tmp_path / "out" / "Modelfile").read_text()
@@ -184,6 +208,22 @@ def test_nothing_is_overwritten(tuned, tmp_path):
         export_run(tuned("llama", "chat"), "merged", tmp_path / "out", silence())
     with pytest.raises(UserError, match="--precision q4"):
         export_run(tuned("llama", "chat"), "gguf", tmp_path / "new", silence(), precision="q4")
+
+
+def test_the_card_tells_scores_data_licence_and_limits(tuned, tmp_path):
+    run = tuned("bert", "classify")
+    export_run(run, "adapter", tmp_path / "out", silence())
+    text = (tmp_path / "out" / "README.md").read_text()
+    report = json.loads((run / "report.json").read_text())
+    low, high = report["results"][0]["metrics"]["accuracy"]["ci95"]
+    assert f"| {low:.4f} to {high:.4f} |" in text
+    assert "Rows: 3" in text and "Labels (3): account, card, delivery." in text
+    assert "not stated in its files" in text and "## Limits" in text
+    assert report["because"][0] in text
+    (tmp_path / "README.md").write_text("---\nlicense: apache-2.0\n---\n# A base\n")
+    assert find_licence(tmp_path) == "apache-2.0"
+    (tmp_path / "README.md").write_text("---\nlicense: [\n---\n")
+    assert find_licence(tmp_path) is None
 
 
 class Hub(http.server.BaseHTTPRequestHandler):

@@ -62,18 +62,23 @@ def test_there_are_ten():
 
 @pytest.mark.parametrize(("tool", "entry"), chosen())
 def test_imported_recipe_trains(tool, entry, tmp_path):
-    imported = import_config(write(tool, entry, tmp_path))
+    losses = train_imported(tool, entry, tmp_path)
+    assert losses and all(loss > 0 for loss in losses)
+
+
+def train_imported(tool, entry, folder):
+    """Losses of three steps of the imported recipe, on a tiny base and rows made for it."""
+    imported = import_config(write(tool, entry, folder))
     encoder = imported.recipe.task in ("classify", "regress")
-    data = tmp_path / "rows.jsonl"
+    data = folder / "rows.jsonl"
     values = json.loads(imported.recipe.model_dump_json())
     data.write_text("".join(json.dumps(row) + "\n" for row in rows(imported.recipe)))
-    values["base_model"] = str(make_tiny("bert" if encoder else "llama", tmp_path / "base"))
+    values["base_model"] = str(make_tiny("bert" if encoder else "llama", folder / "base"))
     values["data"] |= {"train": str(data), "validation": 0.2, "test": 0.2}
     values["training"] |= {
         "max_steps": 3, "num_threads": 1, "device": "cpu", "trackers": [], "precision": "fp32",
         "max_length": 64, "num_workers": 0,
     }  # fmt: skip
     values["evaluation"] |= {"baselines": [], "max_new_tokens": 8}
-    train(make_recipe(values), tmp_path / "run", silence())
-    steps = read_jsonl(RunFolder(tmp_path / "run").steps)
-    assert steps and all(step["loss"] > 0 for step in steps)
+    train(make_recipe(values), folder / "run", silence())
+    return [step["loss"] for step in read_jsonl(RunFolder(folder / "run").steps)]

@@ -207,6 +207,17 @@ def test_a_run_is_judged_by_its_reward_and_resumes_to_the_same_bits(tmp_path):
     assert (again / "rollouts.jsonl").read_text() == (whole / "rollouts.jsonl").read_text()
 
 
+def test_it_is_held_to_where_it_began_on_four_bits_too(tmp_path):
+    """At the first step nothing was learned, so the divergence is nothing: the same model twice."""
+    pytest.importorskip("bitsandbytes")
+    losses = []
+    for beta in (0.0, 5.0):
+        _, run = live(tmp_path, f"run-{beta}", steps=1, grpo={"beta": beta},
+                      adapter={"method": "qlora", "new_tokens": ["<ticket>"]})  # fmt: skip
+        losses.append(json.loads((run / "steps.jsonl").read_text().splitlines()[0])["loss"])
+    assert abs(losses[1] - losses[0]) < 1e-4
+
+
 @pytest.mark.slow
 def test_a_verifiable_task_is_learned(tmp_path):
     report, _ = live(tmp_path, steps=60, grpo={"beta": 0.0}, adapter={"method": "full"})

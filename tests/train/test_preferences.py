@@ -125,7 +125,7 @@ def test_a_step_moves_towards_the_better_answer(name):
     assert margin() > before
 
 
-@pytest.mark.parametrize("name", ["dpo", "ipo", "orpo", "kto"])
+@pytest.mark.parametrize("name", ["dpo", "ipo", "orpo", "simpo", "kto"])
 def test_fifty_steps_equal_trl(name):
     """TRL's losses on the same batches, recorded by bench/preferences.py."""
     if not FIGURES.exists():
@@ -164,7 +164,7 @@ def rows_of(name, batch):
         ids = np.array(ids, dtype=np.int32)[kept]
         return Row("x", ids, np.array(answer, dtype=np.float32)[kept])
 
-    if name == "orpo":
+    if name in ("orpo", "simpo"):
         better, worse = (
             [
                 row(ids, mask, [float(label != -100) for label in labels])
@@ -175,6 +175,8 @@ def rows_of(name, batch):
             ]
             for side in ("chosen", "rejected")
         )  # fmt: skip
+        if name == "simpo":
+            return [replace(a, other=b) for a, b in zip(better, worse, strict=True)]
         halves = [np.where(r.target_weights > 0, 1.0, 0.5).astype(np.float32) for r in better]
         better = [replace(r, target_weights=half) for r, half in zip(better, halves, strict=True)]
         return [replace(a, other=b) for a, b in zip(better, worse, strict=True)]

@@ -48,6 +48,8 @@ class Work:
     num_parameters: int | None = None
     num_head: int = 0
     extra_layers: int = 0
+    packed_moments: bool = False
+    """The optimiser's two moments are held in 8 bits."""
     fast: bool = False
     """Layers run by model/decoder.py or encoder.py: packed rows, little kept."""
 
@@ -208,7 +210,7 @@ def _held(
         "weights": round(weights),
         "adapter": adapter,
         "master weights": masters,
-        "optimiser moments": trained * 8,
+        "optimiser moments": trained * (2 if work.packed_moments else 8),
         "moving average": trained * 4 if work.ema else 0,
     }
     return {name: size for name, size in items.items() if size}

@@ -69,6 +69,7 @@ def make_work(recipe: Recipe, facts: Facts, shape: ModelShape, *, num_labels: in
         micro_batches=micro_batches,
         checkpointing=training.activation_checkpointing == "on",
         ema=training.ema != "none",
+        packed_moments=training.optimizer == "adamw_8bit",
         dropout=_dropout(recipe, shape) > 0.0,
         padded=not (fast or training.packing) and len(set(sorted(lengths)[-rows:])) > 1,
         num_head=0 if language else num_outputs * shape.hidden_size,

@@ -40,6 +40,7 @@ Answer:
 {answer}
 
 Number:"""
+_SAID = re.compile(r"\b(?i:answer|better|winner|is)\b[\s:*\"']*([AB])\b")
 _LETTER = re.compile(r"\b([ABT])\b")
 _TIE = re.compile(r"\btie\b", re.IGNORECASE)
 _NUMBER = re.compile(r"(?<![\d.])\d+(?:\.\d+)?")
@@ -73,13 +74,13 @@ class Judge:
 
 
 def read_letter(text: str) -> str | None:
-    """A, B or T, as the first such capital on its own says; None where there is none."""
+    """A, B or T: alone, as "answer B" or "is B", or the first such capital; None without any."""
     bare = text.strip(" .:()*\n").upper()
     if bare in ("A", "B", "T"):
         return bare
     if _TIE.search(text):
         return "T"
-    found = _LETTER.search(text)
+    found = _SAID.search(text) or _LETTER.search(text)
     return None if found is None else found[1]
 
 

@@ -15,7 +15,15 @@ from tunewright.importers.convert import (
     trackers,
     whole,
 )
-from tunewright.importers.draft import Draft, Rule, done_anyway, not_carried, run_dir, to
+from tunewright.importers.draft import (
+    Draft,
+    Rule,
+    done_anyway,
+    either_way,
+    not_carried,
+    run_dir,
+    to,
+)
 
 TASKS = {
     "text_classification": ("classify", None),
@@ -153,7 +161,7 @@ RULES: dict[str, Rule] = {
     "params.lora_alpha": to("adapter.alpha", number),
     "params.lora_dropout": to("adapter.dropout", number),
     "params.target_modules": to("adapter.target_modules", modules),
-    "params.padding": done_anyway("padding never changes a number here"),
+    "params.padding": either_way("padding never changes a number here"),
     "params.optimizer": optimizer,
     "params.scheduler": to("training.lr_scheduler", schedule),
     "params.gradient_accumulation": to("training.gradient_accumulation_steps", whole),
@@ -165,7 +173,7 @@ RULES: dict[str, Rule] = {
     "params.early_stopping_patience": to("training.early_stopping_patience", whole),
     "params.early_stopping_threshold": not_carried("any better score counts as better"),
     "params.merge_adapter": not_carried("`tunewright export RUN --to merged` merges"),
-    "params.unsloth": done_anyway("Tunewright fuses what pays on this machine by itself"),
+    "params.unsloth": either_way("Tunewright fuses what pays on this machine by itself"),
     "hub.push_to_hub": UPLOAD,
     "hub.username": not_carried("`tunewright export RUN --to hub` asks for the name"),
     "hub.token": not_carried("set HF_TOKEN in the environment; never in a recipe"),

@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from tunewright.importers.draft import Draft, NotCarriedError, Rule
+from tunewright.importers.draft import Draft, NotCarriedError, Rule, to
 
 SCHEDULES = {
     "cosine": "cosine",
@@ -63,6 +63,11 @@ def switch(on: Any, off: Any = None) -> Any:
         return on if truth(value) else off
 
     return convert
+
+
+def flag(our_key: str) -> Rule:
+    """A switch that is one of ours as well; off, it asks for nothing."""
+    return to(our_key, switch(True))
 
 
 def truth(value: Any) -> bool:
@@ -124,9 +129,12 @@ def trackers(value: Any) -> list[str] | None:
 
 
 def optimizer(draft: Draft, key: str, value: Any) -> None:
-    """AdamW in any memory layout is what we do; other rules of learning are not there."""
+    """AdamW, with moments in 8 bits too, is what we do; other rules of learning are not there."""
     name = str(value).rsplit(".", 1)[-1].lower()
-    if "adamw" in name:
+    if "adamw" in name and "8bit" in name:
+        note = "its moments are small enough not to be paged" if "paged" in name else ""
+        draft.put(key, value, "training.optimizer", "adamw_8bit", note)
+    elif "adamw" in name:
         draft.always(key, value, "AdamW on fp32 master weights, fused")
     else:
         draft.leave(key, value, f"AdamW is the optimiser here; {value} is not there")

@@ -78,8 +78,6 @@ class Draft:
                 self.unset(key, value)
             elif isinstance(value, Mapping):
                 self.carry(value, rules, f"{key}.")
-            elif value is False:
-                self.unset(key, value)
             else:
                 self.leave(key, value, "no counterpart here")
 
@@ -135,13 +133,22 @@ def to(our_key: str, convert: Convert | None = None, note: str = "") -> Rule:
 
 
 def done_anyway(note: str) -> Rule:
-    """Tunewright does this whatever a recipe says."""
+    """Tunewright does this whatever a recipe says; who wished otherwise is told."""
 
     def rule(draft: Draft, key: str, value: Any) -> None:
         if value is False:
-            draft.unset(key, value)
+            draft.leave(key, value, f"always on here: {note}")
         else:
             draft.always(key, value, note)
+
+    return rule
+
+
+def either_way(note: str) -> Rule:
+    """On or off, it comes to the same here."""
+
+    def rule(draft: Draft, key: str, value: Any) -> None:
+        draft.always(key, value, note)
 
     return rule
 

@@ -6,8 +6,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tunewright.importers.convert import modules, number, preference, sections_first, share, whole
-from tunewright.importers.draft import Draft, Rule, done_anyway, not_carried, to
+from tunewright.importers.convert import (
+    flag,
+    modules,
+    number,
+    preference,
+    sections_first,
+    share,
+    whole,
+)
+from tunewright.importers.draft import Draft, Rule, done_anyway, either_way, not_carried, to
 from tunewright.importers.trainer_keys import TRAINER_RULES
 
 SHARED_ROWS = "a recipe reads one source: put the files into one folder, and give that"
@@ -58,17 +66,14 @@ def _finetuning_type(draft: Draft, key: str, value: Any) -> None:
         draft.leave(key, value, f"no adapter method {value} here")
 
 
-def _method(name: str) -> Rule:
-    """A flag that turns LoRA into one of its kin."""
-
-    def rule(draft: Draft, key: str, value: Any) -> None:
-        if not value:
-            draft.unset(key, value)
-            return
+def _pissa(draft: Draft, key: str, value: Any) -> None:
+    if not value:
+        draft.unset(key, value)
+    elif draft.values.get("adapter.method") == "qlora":
+        draft.leave(key, value, "pissa starts from whole weights; on 4 bits there is loftq")
+    else:
         draft.values.pop("adapter.method", None)
-        draft.put(key, value, "adapter.method", name)
-
-    return rule
+        draft.put(key, value, "adapter.method", "pissa")
 
 
 def _bits(draft: Draft, key: str, value: Any) -> None:
@@ -79,11 +84,6 @@ def _bits(draft: Draft, key: str, value: Any) -> None:
         draft.put(key, value, "adapter.quantization", "int8")
     else:
         draft.leave(key, value, f"{value} bits: there are 4 (with LoRA) and 8 here")
-
-
-def _loraplus(draft: Draft, key: str, value: Any) -> None:
-    _method("lora_plus")(draft, key, True)
-    draft.put(key, value, "adapter.b_rate_ratio", float(value))
 
 
 def _dataset(info: Mapping[str, Any], ours: str) -> Rule:
@@ -137,10 +137,10 @@ RULES: dict[str, Rule] = {
     "lora_dropout": to("adapter.dropout", number),
     "lora_target": to("adapter.target_modules", modules),
     "additional_target": to("adapter.modules_to_save", modules),
-    "loraplus_lr_ratio": _loraplus,
-    "use_dora": _method("dora"),
-    "use_rslora": _method("rslora"),
-    "pissa_init": _method("pissa"),
+    "loraplus_lr_ratio": to("adapter.b_rate_ratio", number),
+    "use_dora": flag("adapter.dora"),
+    "use_rslora": flag("adapter.rslora"),
+    "pissa_init": _pissa,
     "pissa_iter": to("adapter.pissa_iterations", whole),
     "pissa_convert": not_carried("the adapter is saved in PEFT's format as it is"),
     "adapter_name_or_path": not_carried("to go on from an adapter, give its folder as base_model"),
@@ -153,10 +153,10 @@ RULES: dict[str, Rule] = {
     "neat_packing": done_anyway("packed rows never see each other"),
     "train_on_prompt": not_carried("loss is on the answers only; task: continue learns all"),
     "mask_history": not_carried("message weights of 0 take turns out of the loss"),
-    "preprocessing_num_workers": done_anyway("rows are prepared on all cores"),
-    "overwrite_cache": done_anyway("the cache goes by content, so it is never stale"),
+    "preprocessing_num_workers": either_way("rows are prepared on all cores"),
+    "overwrite_cache": either_way("the cache goes by content, so it is never stale"),
     "tokenized_path": done_anyway("prepared rows are cached by content"),
-    "plot_loss": done_anyway("the report draws the loss"),
+    "plot_loss": either_way("the report draws the loss"),
     "early_stopping_steps": to("training.early_stopping_patience", whole),
     "image_max_pixels": not_carried("images are not learned here"),
     "video_max_pixels": not_carried("images are not learned here"),

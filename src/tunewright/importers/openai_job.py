@@ -16,6 +16,9 @@ OPEN_BASE = "Qwen/Qwen3-0.6B"
 AUTO_RATE = "a factor on a hidden rate; training.learning_rate: auto is derived from the model"
 
 
+GRADERS = "objective: grpo learns from graders here; docs/objectives.md says how they are written"
+
+
 def import_openai(values: Mapping[str, Any], draft: Draft) -> None:
     """Fill the draft from a fine-tuning job."""
     draft.values["task"] = "chat"
@@ -46,7 +49,7 @@ def _method(draft: Draft, key: str, value: Any) -> None:
         draft.values.pop("task", None)
         draft.put(key, value, "objective", "dpo")
     else:
-        draft.leave(key, value, f"no objective {value} in a recipe of this kind")
+        draft.leave(key, value, GRADERS if value == "reinforcement" else f"no method {value} here")
 
 
 def _unless_auto(ours: str, convert: Any) -> Rule:
@@ -87,6 +90,7 @@ RULES: dict[str, Rule] = {
     **_hyperparameters("hyperparameters."),
     **_hyperparameters("method.supervised.hyperparameters."),
     **_hyperparameters("method.dpo.hyperparameters."),
+    "method.reinforcement": not_carried(GRADERS),
     "integrations": not_carried("training.trackers names where numbers also go"),
     "metadata": not_carried("notes of the job; keep them beside the recipe"),
     "object": done_anyway("a fine-tuning job"),

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tunewright.importers.convert import (
+    flag,
     mixed_precision,
     number,
     optimizer,
@@ -16,7 +17,15 @@ from tunewright.importers.convert import (
     warmup_steps,
     whole,
 )
-from tunewright.importers.draft import Draft, Rule, done_anyway, not_carried, run_dir, to
+from tunewright.importers.draft import (
+    Draft,
+    Rule,
+    done_anyway,
+    either_way,
+    not_carried,
+    run_dir,
+    to,
+)
 
 # Builders that stand for one hub data set.
 DATASETS = {
@@ -76,16 +85,14 @@ def _model(draft: Draft, model: Mapping[str, Any]) -> None:
     method = "qlora" if "qlora" in name else "lora" if "lora" in name else "full"
     if model.get("quantize_base"):
         method = "qlora"
-    if model.get("use_dora"):
-        method = "dora"
     draft.put("model._component_", builder, "adapter.method", method)
     _targets(draft, model)
     rules = {
         "model.lora_rank": to("adapter.r", whole),
         "model.lora_alpha": to("adapter.alpha", number),
         "model.lora_dropout": to("adapter.dropout", number),
-        "model.quantize_base": done_anyway("adapter.method qlora"),
-        "model.use_dora": done_anyway("adapter.method dora"),
+        "model.quantize_base": either_way("adapter.method holds the base so"),
+        "model.use_dora": flag("adapter.dora"),
     }
     ours = ("_component_", "lora_attn_modules", "apply_lora_to_mlp", "apply_lora_to_output")
     draft.carry({k: v for k, v in model.items() if k not in ours}, rules, "model.")
@@ -176,7 +183,7 @@ def _steps_per_epoch(draft: Draft, key: str, value: Any) -> None:
 
 
 FILES = done_anyway("the files of the base are found in its folder")
-MEASURED = done_anyway("speed and memory of every step are written down")
+MEASURED = either_way("speed and memory of every step are written down")
 
 RULES: dict[str, Rule] = {
     "output_dir": run_dir,
@@ -208,7 +215,7 @@ RULES: dict[str, Rule] = {
     "optimizer._component_": optimizer,
     "optimizer.lr": to("training.learning_rate", number),
     "optimizer.weight_decay": to("training.weight_decay", number),
-    "optimizer.fused": done_anyway("the update is fused"),
+    "optimizer.fused": either_way("the update is fused"),
     "optimizer_in_bwd": not_carried("gradients are clipped by their common norm first"),
     "lr_scheduler._component_": _schedule,
     "lr_scheduler.num_warmup_steps": warmup_steps,
@@ -233,5 +240,5 @@ RULES: dict[str, Rule] = {
     "log_level": not_carried("the log tells what matters; there are no levels"),
     "profiler": not_carried("a profile is a matter of developing, not of a recipe"),
     "quantizer": not_carried("adapter.quantization names how the base is held"),
-    "low_cpu_ram": done_anyway("weights are mapped from disk"),
+    "low_cpu_ram": either_way("weights are mapped from disk"),
 }

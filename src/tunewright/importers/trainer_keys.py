@@ -15,10 +15,10 @@ from tunewright.importers.convert import (
     warmup_steps,
     whole,
 )
-from tunewright.importers.draft import Rule, done_anyway, not_carried, run_dir, to
+from tunewright.importers.draft import Rule, done_anyway, either_way, not_carried, run_dir, to
 
 PLACEMENT = "how a run is spread over devices is said on the command line, not in the recipe"
-LOGGED = done_anyway("every step is logged")
+LOGGED = either_way("every step is logged")
 EVALUATED = done_anyway("validation is judged about once an epoch; training.eval_steps changes it")
 UPLOAD = not_carried("`tunewright export RUN --to hub` uploads")
 
@@ -43,7 +43,7 @@ TRAINER_RULES: dict[str, Rule] = {
     "fp16": precision("fp16"),
     "tf32": not_carried("fp32 products are exact here; bf16 is the fast way"),
     "gradient_checkpointing": to("training.activation_checkpointing", switch("on", "off")),
-    "gradient_checkpointing_kwargs.use_reentrant": done_anyway("an inner matter of the engine"),
+    "gradient_checkpointing_kwargs.use_reentrant": either_way("an inner matter of the engine"),
     "seed": to("training.seed", int),
     "output_dir": run_dir,
     "overwrite_output_dir": not_carried("a run is never overwritten; give another --run-dir"),
@@ -51,7 +51,7 @@ TRAINER_RULES: dict[str, Rule] = {
     "save_steps": to("training.save_steps", whole),
     "save_strategy": done_anyway("a checkpoint every five minutes and at every best score"),
     "save_total_limit": done_anyway("the newest and the best checkpoint are kept"),
-    "save_only_model": done_anyway("checkpoints hold the whole state, so that resume is exact"),
+    "save_only_model": either_way("checkpoints hold the whole state, so that resume is exact"),
     "load_best_model_at_end": done_anyway("the best weights are always what is left"),
     "metric_for_best_model": not_carried("evaluation.metrics: the first one decides"),
     "eval_steps": to("training.eval_steps", whole),
@@ -64,9 +64,9 @@ TRAINER_RULES: dict[str, Rule] = {
     "report_to": to("training.trackers", trackers),
     "run_name": not_carried("runs are named by their folder"),
     "dataloader_num_workers": to("training.num_workers", whole),
-    "remove_unused_columns": done_anyway("columns that no role needs are left alone"),
+    "remove_unused_columns": either_way("columns that no role needs are left alone"),
     "group_by_length": done_anyway("batches hold rows of like length"),
-    "use_liger_kernel": done_anyway("Tunewright fuses what pays on this machine by itself"),
+    "use_liger_kernel": either_way("Tunewright fuses what pays on this machine by itself"),
     "attn_implementation": done_anyway("attention without a dense mask is always used"),
     "torch_dtype": not_carried("training.precision says in what the model computes"),
     "dtype": not_carried("training.precision says in what the model computes"),

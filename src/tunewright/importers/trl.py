@@ -9,8 +9,16 @@ from typing import Any
 import yaml
 
 from tunewright.errors import RecipeError
-from tunewright.importers.convert import modules, number, preference, sections_first, share, whole
-from tunewright.importers.draft import Draft, Rule, done_anyway, not_carried, to
+from tunewright.importers.convert import (
+    flag,
+    modules,
+    number,
+    preference,
+    sections_first,
+    share,
+    whole,
+)
+from tunewright.importers.draft import Draft, Rule, done_anyway, either_way, not_carried, to
 from tunewright.importers.trainer_keys import TRAINER_RULES
 
 OBJECTIVES = {
@@ -132,14 +140,14 @@ RULES: dict[str, Rule] = {
         "name the file inside the data set: hf://datasets/owner/name/..."
     ),
     "test_split_size": to("data.test", share),
-    "dataset_num_proc": done_anyway("rows are prepared on all cores"),
+    "dataset_num_proc": either_way("rows are prepared on all cores"),
     "max_length": to("training.max_length", whole),
     "max_seq_length": to("training.max_length", whole),
     "max_completion_length": not_carried("prompt and answer together obey training.max_length"),
     "max_prompt_length": not_carried("prompt and answer together obey training.max_length"),
     "packing": to("training.packing", lambda value: bool(value)),
     "packing_strategy": not_carried("rows are never cut when they are packed"),
-    "padding_free": done_anyway("batches have next to no padding"),
+    "padding_free": either_way("batches have next to no padding"),
     "eos_token": not_carried("the end of a turn comes from the tokenizer and is always learned"),
     "chat_template_path": to("data.chat_template"),
     "completion_only_loss": _completion_only,
@@ -152,8 +160,8 @@ RULES: dict[str, Rule] = {
     "lora_dropout": to("adapter.dropout", number),
     "lora_target_modules": to("adapter.target_modules", modules),
     "lora_modules_to_save": to("adapter.modules_to_save", modules),
-    "use_dora": to("adapter.method", lambda value: "dora" if value else None),
-    "use_rslora": to("adapter.method", lambda value: "rslora" if value else None),
-    "no_remove_unused_columns": done_anyway("columns that no role needs are left alone"),
+    "use_dora": flag("adapter.dora"),
+    "use_rslora": flag("adapter.rslora"),
+    "no_remove_unused_columns": either_way("columns that no role needs are left alone"),
     "config": not_carried("give the file itself to `tunewright import`"),
 }

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tunewright.importers.convert import (
+    flag,
     modules,
     number,
     optimizer,
@@ -62,15 +63,25 @@ def _four_bits(draft: Draft, key: str, value: Any) -> None:
         draft.put(key, value, "adapter.method", "qlora")
 
 
-def _method(name: str) -> Rule:
+def _loftq(draft: Draft, key: str, value: Any) -> None:
+    if not value:
+        draft.unset(key, value)
+    elif draft.values.get("adapter.method") == "full":
+        draft.leave(key, value, "training_type is full")
+    else:
+        draft.values.pop("adapter.method", None)
+        draft.put(key, value, "adapter.method", "loftq", "the base is held in 4 bits")
+
+
+def _part(what: str, pattern: str) -> Rule:
+    """A part of each layer that is tuned with the others, or left out."""
+    note = f'adapter.exclude_modules: "{pattern}" leaves the {what} as they are'
+
     def rule(draft: Draft, key: str, value: Any) -> None:
-        if not value:
-            draft.unset(key, value)
-        elif draft.values.get("adapter.method") == "qlora":
-            draft.leave(key, value, f"qlora and {name} do not go together here")
+        if value:
+            draft.always(key, value, "adapter.target_modules names what is tuned")
         else:
-            draft.values.pop("adapter.method", None)
-            draft.put(key, value, "adapter.method", name)
+            draft.leave(key, value, note)
 
     return rule
 
@@ -112,14 +123,14 @@ RULES: dict[str, Rule] = {
     "lora.lora_alpha": to("adapter.alpha", number),
     "lora.lora_dropout": to("adapter.dropout", number),
     "lora.target_modules": to("adapter.target_modules", modules),
-    "lora.use_rslora": _method("rslora"),
-    "lora.use_dora": _method("dora"),
-    "lora.use_loftq": _method("loftq"),
+    "lora.use_rslora": flag("adapter.rslora"),
+    "lora.use_dora": flag("adapter.dora"),
+    "lora.use_loftq": _loftq,
     "lora.vision_all_linear": not_carried(VISION),
     "lora.finetune_vision_layers": not_carried(VISION),
     "lora.finetune_language_layers": done_anyway("the language layers are what is tuned"),
-    "lora.finetune_attention_modules": done_anyway("adapter.target_modules names what is tuned"),
-    "lora.finetune_mlp_modules": done_anyway("adapter.target_modules names what is tuned"),
+    "lora.finetune_attention_modules": _part("attention layers", "self_attn.*"),
+    "lora.finetune_mlp_modules": _part("MLPs", "mlp.*"),
     "logging.enable_wandb": to("training.trackers", switch(["wandb"])),
     "logging.enable_tensorboard": to("training.trackers", switch(["tensorboard"])),
     "logging.wandb_project": not_carried("set WANDB_PROJECT in the environment"),

@@ -8,6 +8,7 @@ Shapes: B texts, T tokens, H hidden.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,11 @@ from tunewright.model.load import POOLINGS, Base
 from tunewright.store import write_json
 
 MODULES = "sentence_transformers.models"
+FILES = (
+    "modules.json", "1_Pooling", "2_Normalize", "sentence_bert_config.json",
+    "config_sentence_transformers.json",
+)  # fmt: skip
+"""What `save_modules` writes."""
 
 
 def embed(model: nn.Module, ids_BT: Tensor, mask_BT: Tensor | None, pooling: str) -> Tensor:
@@ -35,6 +41,15 @@ def embed(model: nn.Module, ids_BT: Tensor, mask_BT: Tensor | None, pooling: str
         weights_BT1 = mask_BT[..., None].float()
         pooled_BH = (states_BTH * weights_BT1).sum(1) / weights_BT1.sum(1).clamp(min=1.0)
     return F.normalize(pooled_BH, dim=1)
+
+
+def copy_modules(source: Path, folder: Path) -> None:
+    """What `save_modules` left in a saved model's folder, into an exported one."""
+    for name in FILES:
+        if (source / name).is_dir():
+            shutil.copytree(source / name, folder / name)
+        elif (source / name).exists():
+            shutil.copy(source / name, folder / name)
 
 
 def save_modules(base: Base, folder: Path, extra: Mapping[str, Any]) -> None:

@@ -22,7 +22,8 @@ from transformers.models.auto import modeling_auto
 
 from tunewright.errors import ModelError
 from tunewright.model import safety
-from tunewright.model.catalog import MANIFEST, ModelSource, resolve_model
+from tunewright.model.catalog import ModelSource, resolve_model
+from tunewright.model.manifest import check_tensors, checked_manifest, does_not_fit, read_manifest
 from tunewright.model.pretrained import (
     check_missing,
     from_scratch,
@@ -163,6 +164,8 @@ def load_source(
     merge: fold an adapter source into its base; off: leave it to weights.load_tuned.
     """
     ground = source.base or source
+    if not random_init:
+        checked_manifest(source)
     quantization = "none" if random_init else quantization
     device = torch.device(device)
     check_quantization(quantization, device)
@@ -464,16 +467,19 @@ def _merge_adapter(
             f"can go on from them; start from {source.base.reference if source.base else 'a base'}"
         )
     state: Mapping[str, torch.Tensor] = load_file(source.weights[0])
-    path = source.path / MANIFEST
-    known = safety.read_model_json(path).get("labels") if path.exists() else None
-    keep_head = known is not None and tuple(known) == labels
+    manifest = read_manifest(source.path)
+    keep_head = manifest is not None and tuple(manifest.get("labels") or ()) == labels
     if not keep_head:
         whole = tuple(config.modules_to_save or ())
         config.modules_to_save = None
         config.task_type = None
         state = {n: t for n, t in state.items() if not any(f".{name}." in n for name in whole)}
-    adapted = peft.PeftModel(model, config)
-    peft.set_peft_model_state_dict(adapted, dict(state))
+    try:
+        adapted = peft.PeftModel(model, config)
+        peft.set_peft_model_state_dict(adapted, dict(state))
+    except (ValueError, KeyError, RuntimeError) as error:
+        raise does_not_fit(source, error) from error
+    check_tensors(adapted, source, state)
     merged = adapted.merge_and_unload()  # type: ignore[operator]
     for parameter in merged.parameters():
         parameter.requires_grad_(True)

@@ -119,7 +119,7 @@ class Mixer:
 def peel(module: nn.Module) -> tuple[nn.Module, tuple[Tensor, Tensor] | None] | None:
     """(the plain layer inside, its active addition (A_RI, B_OR) or None) of a layer of any kind.
 
-    None where what the layer does cannot be written as W + B A (DoRA and other variants).
+    None where what the layer does cannot be written as W + B A (DoRA, AdaLoRA and other variants).
     """
     base = getattr(module, "base_layer", None)
     if base is None:
@@ -130,6 +130,8 @@ def peel(module: nn.Module) -> tuple[nn.Module, tuple[Tensor, Tensor] | None] | 
         return base, None
     names = [name for name in module.active_adapters if name in module.lora_A]  # type: ignore[union-attr,operator]
     layers: Any = module
+    if any(not isinstance(layers.lora_A[name], nn.Linear) for name in names):  # AdaLoRA
+        return None
     if any(layers.use_dora.get(name) or layers.lora_bias.get(name) for name in names):
         return None
     if not names:

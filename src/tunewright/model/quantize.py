@@ -7,6 +7,7 @@ embeddings, the output layer and new heads stay as they are. torchao was looked 
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 import math
 import platform
@@ -100,6 +101,14 @@ def count_parameters(model: nn.Module) -> int:
         shape = getattr(getattr(parameter, "quant_state", None), "shape", None)
         counted += parameter.numel() if shape is None else math.prod(shape)
     return counted
+
+
+def plain_config(config: Any) -> Any:
+    """A copy of a model's config that says nothing of packing: for weights that are spelled out."""
+    plain = copy.deepcopy(config)
+    if hasattr(plain, "quantization_config"):
+        del plain.quantization_config
+    return plain
 
 
 def unpacked(module: Any) -> Tensor:

@@ -27,11 +27,11 @@ from tunewright.model.catalog import MANIFEST, ModelSource, resolve_model
 from tunewright.model.device import is_out_of_memory
 from tunewright.model.embed import save_modules
 from tunewright.model.load import Base, load_source, quiet
+from tunewright.model.manifest import FORMAT, check_tensors, checked_manifest, does_not_fit
 from tunewright.model.peft_quietly import peft
 from tunewright.model.quantize import is_packed, without_packing
 from tunewright.store import naming_disk_errors, sync_folder, write_json
 
-FORMAT = 1
 _PREFIX = "base_model.model."
 
 
@@ -80,7 +80,7 @@ def load_tuned(
     are missing.
     """
     source = resolve_model(str(folder), trust_remote_code=trust_remote_code)
-    manifest = _read_manifest(source)
+    manifest = checked_manifest(source)
     known = manifest or _guess(source)
     base = load_source(
         source, task=known["task"], labels=known["labels"], multi_label=known["multi_label"],
@@ -99,12 +99,6 @@ def load_tuned(
         base.adapter = "full"
     base.default_template = bool(known.get("default_template", False))
     return base
-
-
-def read_manifest(folder: Path) -> dict[str, Any] | None:
-    """tunewright.json of a saved model, or None where it was made elsewhere."""
-    path = folder / MANIFEST
-    return safety.read_model_json(path) if path.exists() else None
 
 
 def merged_state(
@@ -273,34 +267,6 @@ def _own_version() -> str:
         return "unknown"
 
 
-def _read_manifest(source: ModelSource) -> dict[str, Any] | None:
-    """The manifest, after comparing its hashes with the files. Raises ModelError."""
-    manifest = read_manifest(source.path)
-    if manifest is None:
-        return None
-    place = source.path / MANIFEST
-    if manifest.get("format") != FORMAT or not isinstance(manifest.get("base"), dict):
-        raise ModelError(f"{place}: format {manifest.get('format')!r} unknown; use the tunewright "
-                         "version that wrote it")  # fmt: skip
-    wanted = manifest.get("weights_sha256")
-    if wanted and wanted != source.sha256:
-        raise ModelError(
-            f"{source.weights[0]}: sha256 {source.sha256} is not {wanted}, with which it was "
-            "saved; the file was damaged or changed, restore it"
-        )
-    wanted = manifest["base"].get("sha256")
-    if source.base and wanted and wanted != source.base.sha256:
-        raise ModelError(
-            f"{source.path}: trained on a base with sha256 {wanted}, but {source.base.path} has "
-            f"{source.base.sha256}; restore the base that it was trained on"
-        )
-    labels = manifest.get("labels")
-    manifest["labels"] = [str(label) for label in labels] if isinstance(labels, list) else []
-    manifest["multi_label"] = bool(manifest.get("multi_label"))
-    manifest.setdefault("task", None)
-    return manifest
-
-
 def _guess(source: ModelSource) -> dict[str, Any]:
     """Task and labels of a folder made elsewhere, from its config. Raises ModelError."""
     if source.is_adapter:
@@ -362,16 +328,8 @@ def _put_adapter(model: Any, source: ModelSource) -> Any:
     except Exception as error:  # peft raises many kinds for files that do not fit
         if is_out_of_memory(error) or isinstance(error, TunewrightError):
             raise
-        raise ModelError(
-            f"{source.path}: adapter does not fit its base ({safety.first_line(error)}); restore "
-            "both from one run"
-        ) from error
-    wanted = set(peft.get_peft_model_state_dict(adapted, save_embedding_layers=False))
-    lacking = sorted(wanted - set(safety.read_header(source.weights[0])))
-    if lacking:
-        raise ModelError(
-            f"{source.weights[0]}: lacks {lacking[0]} ({len(lacking)} tensors); restore the file"
-        )
+        raise does_not_fit(source, error) from error
+    check_tensors(adapted, source, safety.read_header(source.weights[0]))
     return adapted
 
 

@@ -20,7 +20,7 @@ from tunewright.errors import Refusal, RunError, UserError
 from tunewright.exporting import export_run
 from tunewright.figures import metric_title, show_delta, show_delta_interval, show_p
 from tunewright.journal import Journal
-from tunewright.model.weights import read_manifest
+from tunewright.model.manifest import read_manifest
 from tunewright.releases.board import Release
 from tunewright.store import RunFolder, read_json, to_plain, write_json
 

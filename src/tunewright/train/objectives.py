@@ -53,7 +53,7 @@ def class_cross_entropy(
 def multi_label_cross_entropy(
     model: nn.Module, batch: Batch, *, label_smoothing: float = 0.0
 ) -> Tensor:
-    """Sum over rows of the mean binary cross-entropy over labels."""
+    """Sum over rows and labels of the binary cross-entropy."""
     logits_BK = _wide(_logits(model, batch))
     target_BK = batch.target * (1.0 - label_smoothing) + 0.5 * label_smoothing
     losses_BK = F.binary_cross_entropy_with_logits(logits_BK, target_BK, reduction="none")

@@ -15,13 +15,16 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from tunewright.errors import RecipeError
 from tunewright.model import updates
 from tunewright.sections import TrainingSection
+from tunewright.train.eight_bits import EightBitAdamW
 from tunewright.train.parallel import Ranks, Shards, sum_gradients
 
 BETAS = (0.9, 0.98)
 """The second moment is shorter than the usual .999: fine-tuning has hundreds of steps."""
 EPSILON = 1e-8
+_MOMENTS = ("step", "exp_avg", "exp_avg_sq", "exp_avg_scale", "exp_avg_sq_scale")
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,14 +84,20 @@ class MasterAdamW:
         for master, peak in zip(self.masters, self.peaks, strict=True):
             key = (peak, decay if master.ndim >= 2 else 0.0)
             groups.setdefault(key, []).append(master)
-        self.optimizer = torch.optim.AdamW(
-            [
-                {"params": tensors, "lr": peak, "peak": peak, "weight_decay": wd}
-                for (peak, wd), tensors in groups.items()
-            ],
-            betas=BETAS,
-            eps=EPSILON,
-            fused=True,
+        made = [
+            {"params": tensors, "lr": peak, "peak": peak, "weight_decay": wd}
+            for (peak, wd), tensors in groups.items()
+        ]
+        self.packs = config.optimizer == "adamw_8bit"
+        if self.packs and sharding is not None:
+            raise RecipeError(
+                "training.optimizer: adamw_8bit is not for weights in parts (fsdp); set it to "
+                "adamw, or training.parallel: ddp"
+            )
+        self.optimizer: torch.optim.AdamW | EightBitAdamW = (
+            EightBitAdamW(made, betas=BETAS, eps=EPSILON)
+            if self.packs
+            else torch.optim.AdamW(made, betas=BETAS, eps=EPSILON, fused=True)
         )
         self.ema_decay = None if config.ema == "none" else float(config.ema)
         self.averages = [m.clone() for m in self.masters] if self.ema_decay else []
@@ -115,6 +124,7 @@ class MasterAdamW:
                 grad = grad.coalesce()  # autograd forgets that it is
             # A companion reads the gradients in fp32, after the update.
             alone = master.grad is None and number not in self.waiting and self.companion is None
+            alone = alone and not self.packs
             if alone and parameter.is_contiguous() and updates.takes(grad):
                 self.waiting[number] = grad if grad.is_sparse else grad.contiguous()
                 continue
@@ -255,7 +265,7 @@ class MasterAdamW:
         for number, (name, master) in enumerate(zip(self.names, self.masters, strict=True)):
             state[f"master.{name}"] = master
             moments = self.optimizer.state.get(master, {})
-            for key in ("exp_avg", "exp_avg_sq", "step"):
+            for key in _MOMENTS:
                 if key in moments:
                     state[f"{key}.{name}"] = moments[key]
             if self.averages:
@@ -271,11 +281,11 @@ class MasterAdamW:
         for number, (name, master) in enumerate(zip(self.names, self.masters, strict=True)):
             master.copy_(state[f"master.{name}"])
             if f"exp_avg.{name}" in state:
+                # The fused kernel reads the step count where the weights are.
                 self.optimizer.state[master] = {
-                    # The fused kernel reads the step count where the weights are.
-                    "step": state[f"step.{name}"].clone().to(master.device, torch.float32),
-                    "exp_avg": state[f"exp_avg.{name}"].clone().to(master.device),
-                    "exp_avg_sq": state[f"exp_avg_sq.{name}"].clone().to(master.device),
+                    key: state[f"{key}.{name}"].clone().to(master.device)
+                    for key in _MOMENTS
+                    if f"{key}.{name}" in state
                 }
             if self.averages:
                 self.averages[number].copy_(state[f"average.{name}"])

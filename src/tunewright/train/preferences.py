@@ -1,6 +1,6 @@
 """Objectives that learn from compared answers: DPO, IPO, ORPO, SimPO, KTO.
 
-As everywhere a *sum* over rows is returned and the caller divides by their weight. Three means are
+As everywhere a *sum* over rows is returned and the caller divides by their weight. Two means are
 taken over the micro-batch, as their authors' code does, so they follow how it is cut: ORPO's mean
 over tokens, KTO's estimate of the drift. Log-probabilities before tuning are computed once
 (`add_references`), so no second model stays in memory.

@@ -86,13 +86,18 @@ def _eva(options: LowRank) -> Any:
 
 
 def _token_rows(base: Base, how: How) -> dict[str, list[int]] | None:
-    """Rows of the embeddings, and of an output layer of its own, that new tokens learn."""
+    """Rows of the embeddings, and of an output layer of its own, that new tokens learn.
+
+    A layer that is trained whole needs none.
+    """
     if not how.new_token_ids:
         return None
     names = {id(module): name for name, module in base.model.named_modules()}
     inputs, outputs = base.model.get_input_embeddings(), base.model.get_output_embeddings()
-    rows = list(how.new_token_ids)
-    found = {names[id(inputs)].rsplit(".", 1)[-1]: rows}
+    layers = [inputs]
     if isinstance(outputs, nn.Linear) and outputs.weight is not inputs.weight:
-        found[names[id(outputs)].rsplit(".", 1)[-1]] = rows
-    return found
+        layers.append(outputs)
+    rows, learning = list(how.new_token_ids), [names[id(layer)] for layer in layers]
+    whole = tuple(f".{name}" for name in how.modules_to_save)
+    kept = [name for name in learning if not f".{name}".endswith(whole)]
+    return {name.rsplit(".", 1)[-1]: rows for name in kept} or None

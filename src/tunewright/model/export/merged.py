@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from tunewright.model.load import Base, quiet
+from tunewright.model.quantize import plain_config
 from tunewright.model.weights import merged_state
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -31,11 +32,12 @@ def save_merged(base: Base, folder: Path, *, precision: str = "fp32") -> None:
         for name, tensor in plain_state(base).items()
     }
     plain: Any = base.plain
-    before = plain.config.dtype
+    before, quantizer = plain.config, getattr(plain, "hf_quantizer", None)
     with quiet():
         try:
+            plain.config, plain.hf_quantizer = plain_config(before), None
             plain.config.dtype = dtype
             plain.save_pretrained(folder, state_dict=state)
         finally:
-            plain.config.dtype = before
+            plain.config, plain.hf_quantizer = before, quantizer
         base.tokenizer.save_pretrained(folder)

@@ -19,7 +19,9 @@ LARGE_BYTES = 1_900_000_000
 
 
 def save_onnx(base: Base, folder: Path) -> None:
-    """Write model.onnx (ids and mask in, logits out), tokenizer and config into `folder`.
+    """Write model.onnx, tokenizer and config into `folder`.
+
+    ids and mask in, logits out; of models that embed, token states (last_hidden_state).
 
     Raises ModelError for decoders, and where the exporter is not installed or fails.
     """
@@ -42,11 +44,11 @@ def save_onnx(base: Base, folder: Path) -> None:
         warnings.simplefilter("ignore")
         try:
             torch.onnx.export(
-                _Logits(base.plain).eval(),
+                _Outputs(base.plain).eval(),
                 tuple(example[name] for name in INPUTS),
                 folder / MODEL_FILE,
                 input_names=list(INPUTS),
-                output_names=["logits"],
+                output_names=["last_hidden_state" if base.task == "embed" else "logits"],
                 dynamic_shapes=axes,
                 external_data=large,
                 verbose=False,
@@ -72,14 +74,18 @@ def open_onnx(folder: Path) -> Any:
     )
 
 
-class _Logits(nn.Module):
-    """ids and mask in, logits out; nothing else of transformers' output."""
+def outputs_of(found: Any) -> Tensor:
+    """Logits of a model's output, or the token states of one without a head."""
+    values: Tensor = found.logits if "logits" in found else found.last_hidden_state
+    return values
+
+
+class _Outputs(nn.Module):
+    """ids and mask in, logits or states out; nothing else of transformers' output."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        out = self.model(input_ids=input_ids, attention_mask=attention_mask)
-        logits: Tensor = out.logits
-        return logits
+        return outputs_of(self.model(input_ids=input_ids, attention_mask=attention_mask))

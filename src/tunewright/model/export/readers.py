@@ -19,8 +19,9 @@ import transformers
 from numpy.typing import NDArray
 
 from tunewright.errors import ModelError
-from tunewright.model.export.onnx import INPUTS, open_onnx
-from tunewright.model.load import Base, quiet
+from tunewright.model.export.onnx import INPUTS, open_onnx, outputs_of
+from tunewright.model.load import GENERATIVE_TASKS, Base, quiet
+from tunewright.model.quantize import keep_one_layout, load_options, plain_config
 
 Ids = Sequence[Sequence[int]]
 Logits = NDArray[np.float32]
@@ -30,7 +31,8 @@ Logits = NDArray[np.float32]
 class Reader:
     """One way to ask a model.
 
-    logits: prompts to their logits, (T, V) of each for language models, (K,) for classifiers.
+    logits: prompts to their logits, (T, V) of each for language models, (K,) for classifiers; of
+    models that embed, (T, H) states.
     answer: prompts to greedy token ids, end token left out; None for models that write nothing.
     encode: texts to token ids, by the tokenizer that came with the model.
     """
@@ -43,7 +45,7 @@ class Reader:
 
 def read_trained(base: Base, ends: Sequence[int]) -> Reader:
     """The model as it was trained, adapter beside its base."""
-    return _torch_reader("trained", base.model, base.tokenizer, ends, base.kind == "decoder")
+    return _torch_reader("trained", base.model, base.tokenizer, ends, writes(base))
 
 
 def read_with_transformers(folder: Path, base: Base, ends: Sequence[int]) -> Reader:
@@ -51,7 +53,7 @@ def read_with_transformers(folder: Path, base: Base, ends: Sequence[int]) -> Rea
     with quiet():
         model = type(base.plain).from_pretrained(folder, dtype=torch.float32, local_files_only=True)
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    return _torch_reader("transformers", model.eval(), tokenizer, ends, base.kind == "decoder")
+    return _torch_reader("transformers", model.eval(), tokenizer, ends, writes(base))
 
 
 def read_with_peft(folder: Path, base: Base, ends: Sequence[int]) -> Reader:
@@ -61,12 +63,14 @@ def read_with_peft(folder: Path, base: Base, ends: Sequence[int]) -> Reader:
     source = (base.source.base or base.source).path
     with quiet():
         plain = type(base.plain).from_pretrained(
-            source, config=base.plain.config, dtype=torch.float32, local_files_only=True
-        )
+            source, config=plain_config(base.plain.config), dtype=torch.float32,
+            local_files_only=True, **load_options(base.quantization, base.device, torch.float32),
+        )  # fmt: skip
+        keep_one_layout(plain)
         model: Any = peft.PeftModel.from_pretrained(plain, str(folder), local_files_only=True)
         model.train(False)
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    return _torch_reader("PEFT", model, tokenizer, ends, base.kind == "decoder")
+    return _torch_reader("PEFT", model, tokenizer, ends, writes(base))
 
 
 def read_gguf(path: Path, base: Base, ends: Sequence[int]) -> Reader:
@@ -77,8 +81,8 @@ def read_gguf(path: Path, base: Base, ends: Sequence[int]) -> Reader:
     """
     with quiet(), redirect_stderr(io.StringIO()):  # its bar heeds no setting
         model = type(base.plain).from_pretrained(
-            path.parent, gguf_file=path.name, config=base.plain.config, dtype=torch.float32,
-            local_files_only=True,
+            path.parent, gguf_file=path.name, config=plain_config(base.plain.config),
+            dtype=torch.float32, local_files_only=True,
         )  # fmt: skip
         tokenizer = transformers.AutoTokenizer.from_pretrained(
             path.parent, gguf_file=path.name, local_files_only=True
@@ -143,19 +147,31 @@ def read_onnx(folder: Path, pad_id: int) -> Reader:
     return Reader("onnxruntime", logits, None, _encoder(tokenizer))
 
 
+def writes(base: Base) -> bool:
+    """Whether the model writes text, so that its greedy answers are compared too."""
+    return base.kind != "encoder" and base.task in GENERATIVE_TASKS
+
+
 def _torch_reader(
-    name: str, model: Any, tokenizer: Any, ends: Sequence[int], writes: bool
+    name: str, model: Any, tokenizer: Any, ends: Sequence[int], writing: bool
 ) -> Reader:
     pad_id = tokenizer.pad_token_id or 0
+    behind = writing and model.config.is_encoder_decoder
+    start_id = model.config.decoder_start_token_id if behind else None
 
     def logits(prompts: Ids) -> list[Logits]:
         found: list[Logits] = [np.zeros(0, dtype=np.float32)] * len(prompts)
         with torch.inference_mode():
             for part in _by_length(prompts):
                 ids, mask = _pad([prompts[i] for i in part], pad_id)
-                out = model(
-                    input_ids=torch.from_numpy(ids), attention_mask=torch.from_numpy(mask)
-                ).logits
+                more = {} if start_id is None else {"decoder_input_ids": _starts(ids, start_id)}
+                out = outputs_of(
+                    model(
+                        input_ids=torch.from_numpy(ids),
+                        attention_mask=torch.from_numpy(mask),
+                        **more,
+                    )
+                )
                 for place, number in enumerate(part):
                     row = out[place].float().numpy()
                     found[number] = row[: len(prompts[number])] if row.ndim == 2 else row
@@ -164,7 +180,12 @@ def _torch_reader(
     def answer(prompts: Ids, max_new_tokens: int) -> list[list[int]]:
         return [_greedy(model, ids, max_new_tokens, ends) for ids in prompts]
 
-    return Reader(name, logits, answer if writes else None, _encoder(tokenizer))
+    return Reader(name, logits, answer if writing else None, _encoder(tokenizer))
+
+
+def _starts(ids: NDArray[np.int64], start_id: int) -> torch.Tensor:
+    """What a decoder behind an encoder is given first, for each row: logits of one position."""
+    return torch.full((len(ids), 1), start_id)
 
 
 def _greedy(model: Any, ids: Sequence[int], max_new_tokens: int, ends: Sequence[int]) -> list[int]:
@@ -175,7 +196,7 @@ def _greedy(model: Any, ids: Sequence[int], max_new_tokens: int, ends: Sequence[
             input_ids=given, attention_mask=torch.ones_like(given), do_sample=False,
             max_new_tokens=max_new_tokens, eos_token_id=list(ends) or None, pad_token_id=0,
         )  # fmt: skip
-    said = out[0, given.shape[1] :].tolist()
+    said = out[0, 1 if model.config.is_encoder_decoder else given.shape[1] :].tolist()
     end = next((at for at, token in enumerate(said) if token in ends), len(said))
     return [int(token) for token in said[:end]]
 
