@@ -41,6 +41,7 @@ from tunewright.store import RunFolder, naming_disk_errors, write_atomic, write_
 GATE_PROMPTS = 50
 GATE_TOKENS = 32
 PARITY_FILE = "parity.json"
+INT8 = "it was trained on int8, which rounds what goes into a layer as well; merged weights do not"
 # Largest logit difference, in units of the logits' own spread; least share of equal choices; least
 # share of equal greedy texts (eight bits may tip a close choice early in a text, so none there).
 TOLERANCE = {
@@ -200,7 +201,7 @@ def _gate(job: Job, reader: Reader) -> Parity:
             same_text = same_answers(left, right, *ties)
             advance(3, "answers")
     spread = max(1.0, max(float(values.std()) for values in ours))
-    tolerance, least_top, least_text = TOLERANCE[job.precision]
+    tolerance, least_top, least_text = TOLERANCE[_rounded_to(job, reader)]
     texts = [example.input for example in job.examples[:GATE_PROMPTS]]
     return Parity(
         checked_by=reader.name,
@@ -215,6 +216,14 @@ def _gate(job: Job, reader: Reader) -> Parity:
         least_same_top=least_top,
         least_same_text=least_text,
     )
+
+
+def _rounded_to(job: Job, reader: Reader) -> str:
+    """The precision that says how far answers may lie apart.
+
+    int8 rounds what goes into a layer, too, which no plain weight can show.
+    """
+    return "q8_0" if job.base.quantization == "int8" and reader.name != "PEFT" else job.precision
 
 
 def _tie_finder(
@@ -259,7 +268,8 @@ def to_merged(job: Job) -> Written:
     """One folder for transformers alone."""
     save_merged(job.base, job.folder, precision=job.precision)
     copy_modules(job.run.model, job.folder)
-    return [read_with_transformers(job.folder, job.base, end_ids(job.base))], ()
+    notes = (INT8,) if job.base.quantization == "int8" else ()
+    return [read_with_transformers(job.folder, job.base, end_ids(job.base))], notes
 
 
 def to_gguf(job: Job) -> Written:
@@ -296,7 +306,7 @@ def to_vllm(job: Job) -> Written:
     """What vLLM serves: the adapter beside its base where vLLM can, else merged weights."""
     if job.base.kind != "decoder":
         raise UserError("--to vllm: serves models that write text; use --to onnx or --to merged")
-    if (job.run.model / "adapter_config.json").exists():
+    if _serves_adapter(job.base):
         readers, _ = to_adapter(job)
         base = (job.base.source.base or job.base.source).loadable
         rank = max(16, *(config.r for config in job.base.model.peft_config.values()))
@@ -306,6 +316,17 @@ def to_vllm(job: Job) -> Written:
         readers, _ = to_merged(job)
         command = "vllm serve ."
     return readers, (command,)
+
+
+def _serves_adapter(base: Base) -> bool:
+    """Whether vLLM takes the adapter as it is: LoRA on layers that are there, and nothing else."""
+    if not base.is_adapted or base.source.is_adapter:
+        return False
+    config = base.model.peft_config["default"]
+    more = ("use_dora", "modules_to_save", "trainable_token_indices")
+    return str(config.peft_type.value) == "LORA" and not any(
+        getattr(config, name, None) for name in more
+    )
 
 
 def to_hub(job: Job) -> Written:

@@ -87,8 +87,8 @@ class Loftq(LowRank):
 class AdaLora(Options):
     """LoRA as P diag(L) Q whose ranks move, during training, to where they count."""
 
-    final_r: Rank = 8
-    """Mean rank per layer at the end; r is the rank at the start."""
+    final_r: Rank | Literal["auto"] = "auto"
+    """Mean rank per layer at the end, below r, the rank at the start; auto: two thirds of it."""
     warm_share: Chance = 0.1
     """Share of the steps before ranks begin to fall."""
     final_share: Chance = 0.4

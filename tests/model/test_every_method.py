@@ -215,6 +215,22 @@ def test_methods_refuse_models_that_they_cannot_serve(tiny):
                options={"train_layers": 5})  # fmt: skip
 
 
+def test_ranks_that_cannot_be_are_told(tiny):
+    def attached(method, **keys):
+        return attach(load_base(str(tiny("llama")), task="generate"), method, **keys)
+
+    config = attached("adalora", r=8).model.peft_config["default"]  # nothing said of the end
+    assert (config.init_r, config.target_r) == (8, 5)
+    with pytest.raises(ModelError, match="r is 4 and final_r 9; raise adapter.r"):
+        attached("adalora", r=4, options={"final_r": 9})
+    for method in ("pissa", "eva"):
+        with pytest.raises(ModelError, match="is 4000, but .* use at most 16"):
+            attached(method, r=4000)
+    packed = replace(load_base(str(tiny("llama")), task="generate"), quantization="nf4")
+    with pytest.raises(ModelError, match="pissa starts from whole weights"):
+        attach(packed, "qlora", options={"init": "pissa"})
+
+
 def test_patterns_choose_layers(tiny):
     def adapted(**keys):
         base = attach(load_base(str(tiny("llama")), task="generate"), "lora", r=2, **keys)

@@ -12,6 +12,7 @@ from tunewright.model.load import load_base
 from tunewright.model.quantize import (
     check_quantization,
     is_packed,
+    keep_one_layout,
     load_options,
     packed_bytes,
     unpacked,
@@ -52,6 +53,7 @@ def test_it_learns_resumes_saves_and_loads(tiny, tmp_path, method, quantization)
     plain = transformers.AutoModelForCausalLM.from_pretrained(
         folder, dtype=torch.float32, **load_options(quantization, cpu, torch.float32)
     )
+    keep_one_layout(plain)  # bitsandbytes 0.50 cannot lay out layers as narrow as these anew
     elsewhere = peft.PeftModel.from_pretrained(plain, tmp_path / "model").eval()
     with torch.no_grad():
         theirs = elsewhere(input_ids=torch.arange(30, 60).view(3, 10)).logits.flatten(0, 1)

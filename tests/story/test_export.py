@@ -52,6 +52,12 @@ def rows_of(kind):
             yield {"prompt": text, "completion": f"this is about the {label}"}
 
 
+def adapter_of(method):
+    name, _, held = method.partition("-")
+    return {"method": name, **({"r": 4} if "lora" in name else {}),
+            **({"quantization": held} if held else {})}  # fmt: skip
+
+
 @pytest.fixture(scope="session")
 def tuned(tmp_path_factory):
     """Run folder of a tiny tuned model by (kind of base, task, method), trained once."""
@@ -68,7 +74,7 @@ def tuned(tmp_path_factory):
                     "task": task,
                     "base_model": str(make_tiny(base, folder / "base")),
                     "data": {"train": str(data), "validation": 0.2, "test": 0.3},
-                    "adapter": {"method": method, **({"r": 4} if "lora" in method else {})},
+                    "adapter": adapter_of(method),
                     "training": {
                         "max_steps": 6, "num_threads": 1, "precision": "fp32", "batch_size": 8,
                         "learning_rate": 0.02 if "lora" in method else 0.002, "max_length": 96,
@@ -125,6 +131,30 @@ def test_gguf_answers_as_trained(tuned, tmp_path, base, precision):
     assert parity.passed and parity.same_tokens
     if precision == "f16":
         assert parity.same_text == 1.0
+
+
+def test_vllm_gets_an_adapter_only_where_it_takes_one(tuned, tmp_path):
+    notes = {}
+    for method in ("lora", "ia3", "dora"):
+        exported = export_run(tuned("llama", "chat", method), "vllm", tmp_path / method, silence())
+        notes[method] = exported.notes[0]
+        assert (tmp_path / method / "model.safetensors").exists() == (method != "lora")
+    assert "--enable-lora" in notes["lora"] and notes["ia3"] == notes["dora"] == "vllm serve ."
+
+
+def test_eight_bits_may_tip_a_close_choice(tuned, tmp_path):
+    run = tuned("llama", "chat", "lora-int8")
+    assert export_run(run, "adapter", tmp_path / "a", silence()).parity[0].least_same_top == 0.999
+    exported = export_run(run, "merged", tmp_path / "m", silence())
+    assert exported.parity[0].least_same_top == 0.95 and "int8" in exported.notes[0]
+
+
+def test_vectors_before_the_input_answer_in_peft_as_they_are_served(tuned, tmp_path):
+    for method in ("prompt_tuning", "prefix_tuning"):
+        exported = export_run(
+            tuned("llama", "chat", method), "adapter", tmp_path / method, silence()
+        )
+        assert exported.parity[0].same_text == 1.0
 
 
 def test_gguf_of_a_model_tuned_on_four_bits(tuned, tmp_path):

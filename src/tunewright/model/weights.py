@@ -142,7 +142,8 @@ def _is_plain_lora(model: Any) -> bool:
         packed = any(is_packed(module) for module in model.modules())
         if packed:
             raise ModelError(
-                "merge: DoRA on a quantised base cannot be folded in; merge needs lora there"
+                "merge: DoRA on a quantised base cannot be folded in; keep the adapter, or tune "
+                "with qlora"
             )
         return False
     return not config.trainable_token_indices

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tunewright.errors import ModelError
 from tunewright.methods import AdaLora
 from tunewright.model.adapters.targets import How, linear_targets
 from tunewright.model.load import Base
@@ -18,12 +19,21 @@ _PATTERN = "rank_pattern"
 
 
 def adalora(base: Base, how: How) -> Any:
-    """P diag(L) Q of rank r on every target; AdaLoraAllocator lets ranks fall to final_r."""
+    """P diag(L) Q of rank r on every target; AdaLoraAllocator lets ranks fall to final_r.
+
+    Raises ModelError where there is no rank to fall to.
+    """
     options = how.options
     assert isinstance(options, AdaLora)
+    final_r = max(1, round(how.r * 2 / 3)) if options.final_r == "auto" else options.final_r
+    if final_r >= how.r:
+        raise ModelError(
+            f"adapter.final_r: ranks must have somewhere to fall, but r is {how.r} and final_r "
+            f"{final_r}; raise adapter.r, or lower adapter.final_r"
+        )
     return peft.AdaLoraConfig(
         init_r=how.r,
-        target_r=min(options.final_r, how.r),
+        target_r=final_r,
         lora_alpha=how.alpha,  # type: ignore[arg-type]
         lora_dropout=how.dropout,
         deltaT=options.allocate_steps,

@@ -12,16 +12,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tunewright.errors import ModelError
 from tunewright.methods import Eva, LowRank, Pissa
-from tunewright.model.adapters.targets import How, linear_targets
+from tunewright.model.adapters.targets import How, find_targets, linear_targets
 from tunewright.model.load import Base
 from tunewright.model.peft_quietly import peft
 
 
 def lora(base: Base, how: How) -> Any:
-    """A low-rank addition on every target; with B at zero, step 0 equals the base."""
+    """A low-rank addition on every target; with B at zero, step 0 equals the base.
+
+    Raises ModelError for a start that these layers cannot give.
+    """
     options = how.options
     assert isinstance(options, LowRank)
+    _check_start(base, how, options)
     return peft.LoraConfig(
         r=how.r,
         lora_alpha=how.alpha,  # type: ignore[arg-type]  # peft divides it; whole numbers not needed
@@ -69,6 +74,34 @@ def as_plain_lora(
     config.r, config.lora_alpha = 2 * config.r, factor * config.lora_alpha
     config.init_lora_weights = True
     return out
+
+
+def _check_start(base: Base, how: How, options: LowRank) -> None:
+    """Starts from directions of the weights need whole weights, and as many directions as ranks."""
+    if options.init not in ("pissa", "loftq", "eva"):
+        return
+    if options.init == "pissa" and base.quantization != "none":
+        raise ModelError(
+            f"adapter.init: pissa starts from whole weights, here they are held in "
+            f"{base.quantization}; use adapter.init: loftq, or adapter.quantization: none"
+        )
+    modules = dict(base.model.named_modules())
+    names = find_targets(base, how.target_modules, how.exclude_modules, how.modules_to_save)
+    narrow = min(names, key=lambda name: min(_sizes(modules[name])))
+    most = min(_sizes(modules[narrow]))
+    if how.r > most:
+        raise ModelError(
+            f"adapter.r: is {how.r}, but {narrow} has only {most} directions to start from with "
+            f"{options.init}; use at most {most}"
+        )
+
+
+def _sizes(module: Any) -> tuple[int, int]:
+    """(inputs, outputs) of a linear layer, also of a transposed or packed one."""
+    if hasattr(module, "in_features"):
+        return int(module.in_features), int(module.out_features)
+    rows, columns = module.weight.shape
+    return int(rows), int(columns)
 
 
 def _init(options: LowRank) -> bool | str:

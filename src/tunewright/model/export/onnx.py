@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +43,7 @@ def save_onnx(base: Base, folder: Path) -> None:
     tokens = torch.export.Dim("tokens", max=longest_input(base) or 512)
     axes = {name: {0: batch, 1: tokens} for name in INPUTS}
     large = base.num_parameters * 4 > LARGE_BYTES
-    with warnings.catch_warnings(), quiet():
+    with warnings.catch_warnings(), quiet(), _silent_loggers():
         warnings.simplefilter("ignore")
         try:
             torch.onnx.export(
@@ -72,6 +75,17 @@ def open_onnx(folder: Path) -> Any:
     return onnxruntime.InferenceSession(
         str(folder / MODEL_FILE), providers=["CPUExecutionProvider"]
     )
+
+
+@contextmanager
+def _silent_loggers() -> Iterator[None]:
+    """torch's exporter warns of every library that it could have used and that is not there."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)
 
 
 def outputs_of(found: Any) -> Tensor:

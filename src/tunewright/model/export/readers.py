@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from tunewright.errors import ModelError
 from tunewright.model.export.onnx import INPUTS, open_onnx, outputs_of
+from tunewright.model.generate import generate_answers
 from tunewright.model.load import GENERATIVE_TASKS, Base, quiet
 from tunewright.model.quantize import keep_one_layout, load_options, plain_config
 
@@ -44,8 +45,16 @@ class Reader:
 
 
 def read_trained(base: Base, ends: Sequence[int]) -> Reader:
-    """The model as it was trained, adapter beside its base."""
-    return _torch_reader("trained", base.model, base.tokenizer, ends, writes(base))
+    """The model as it was trained, adapter beside its base; it answers as it would be served."""
+    plain = _torch_reader("trained", base.model, base.tokenizer, ends, writes(base))
+    if plain.answer is None:
+        return plain
+
+    def answer(prompts: Ids, max_new_tokens: int) -> list[list[int]]:
+        asked = [list(ids) for ids in prompts]
+        return [list(a.ids) for a in generate_answers(base, asked, max_new_tokens=max_new_tokens)]
+
+    return replace(plain, answer=answer)
 
 
 def read_with_transformers(folder: Path, base: Base, ends: Sequence[int]) -> Reader:
