@@ -194,7 +194,8 @@ def _save_weights(base: Base, folder: Path, state: dict[str, torch.Tensor]) -> s
     config.base_model_name_or_path = base.source.loadable
     config.inference_mode, config.revision = True, base.source.revision
     if getattr(config, "init_lora_weights", True) not in (True, False):
-        config.init_lora_weights = True  # how A and B began says nothing of what they are now
+        # How A and B began says nothing of what they are now.
+        config.init_lora_weights, config.eva_config = True, None
     config.save_pretrained(str(folder))
     return base.adapter or "lora"
 
