@@ -144,7 +144,7 @@ def test_vllm_gets_an_adapter_only_where_it_takes_one(tuned, tmp_path):
 
 def test_eight_bits_may_tip_a_close_choice(tuned, tmp_path):
     run = tuned("llama", "chat", "lora-int8")
-    assert export_run(run, "adapter", tmp_path / "a", silence()).parity[0].least_same_top == 0.999
+    assert export_run(run, "adapter", tmp_path / "a", silence()).parity[0].max_logit_difference == 0
     exported = export_run(run, "merged", tmp_path / "m", silence())
     assert exported.parity[0].least_same_top == 0.95 and "int8" in exported.notes[0]
 
