@@ -136,6 +136,8 @@ def load_base(
     alone. Raises ModelError in one line for whatever is missing, broken or unfit for the task.
     """
     source = resolve_model(reference, revision, trust_remote_code=trust_remote_code)
+    if not random_init:
+        checked_manifest(source)
     return load_source(
         source, task=task, labels=labels, multi_label=multi_label, device=device, dtype=dtype,
         dropout=dropout, trust_remote_code=trust_remote_code, random_init=random_init, attn=attn,
@@ -164,8 +166,6 @@ def load_source(
     merge: fold an adapter source into its base; off: leave it to weights.load_tuned.
     """
     ground = source.base or source
-    if not random_init:
-        checked_manifest(source)
     quantization = "none" if random_init else quantization
     device = torch.device(device)
     check_quantization(quantization, device)

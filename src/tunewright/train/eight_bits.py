@@ -96,5 +96,6 @@ def _code(signed: bool, device: torch.device) -> Tensor:
     """The 256 numbers between -1 (or 0) and 1 that a value may be rounded to."""
     import bitsandbytes
 
-    code: Tensor = bitsandbytes.functional.create_dynamic_map(signed=signed)
+    make: Any = bitsandbytes.functional.create_dynamic_map
+    code: Tensor = make(signed=signed)
     return code.to(device)
