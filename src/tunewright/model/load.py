@@ -334,8 +334,7 @@ def _begin_new_parts(
     """
     init_fresh(model, missing, seed)
     if source.is_adapter:
-        path = source.path / MANIFEST
-        told = safety.read_model_json(path).get("labels") if path.exists() else None
+        told = (read_manifest(source.path) or {}).get("labels")
         own = tuple(map(str, told or ()))
     return keep_known_rows(model, source, missing, own, model.config.id2label)
 
