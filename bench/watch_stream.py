@@ -1,12 +1,14 @@
 """False alarms on streams without a change, and how soon unknown requests are noticed.
 
-`python bench/watch_stream.py [--quick]`. 30 streams of 500 batches of 50; a new deal of rows into
+`python bench/watch_stream.py [banking77|nlupp] [--quick]`; a part by itself is kept for a call with
+the other part, and recorded with it. 30 streams of 500 batches of 50; a new deal of rows into
 train, reference and traffic for every third stream. Changes of 10, 20 and 40 % begin at batch 20;
 a stream in which a rule spoke before its change is dealt anew (false alarms are the first bar).
 """
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from collections import Counter
@@ -19,6 +21,7 @@ from record import at_most, record
 from tunewright.monitor.limits import make_ground, set_limits
 from tunewright.monitor.watcher import Watcher
 from watch_model import Watched, watch_banking77, watch_nlupp
+from watch_rows import WORK
 
 QUICK = "--quick" in sys.argv
 NUM_STREAMS = 6 if QUICK else 30
@@ -83,9 +86,22 @@ def measure(name: str, deal: Callable[[int], Watched]) -> dict[str, Any]:
     }
 
 
+PARTS = {"banking77": watch_banking77, "nlupp": watch_nlupp}
+
+
 def main() -> None:
-    found = {"banking77": measure("banking77", watch_banking77),
-             "nlupp": measure("nlupp", watch_nlupp)}  # fmt: skip
+    found: dict[str, Any] = {}
+    wanted = [name for name in PARTS if name in sys.argv] or list(PARTS)
+    for name, deal in PARTS.items():
+        kept = WORK / f"stream-{name}-{NUM_STREAMS}.json"
+        if name in wanted:
+            found[name] = measure(name, deal)
+            kept.write_text(json.dumps(found[name]))
+        elif kept.exists():
+            found[name] = json.loads(kept.read_text())
+    if len(found) < len(PARTS):
+        print(found)
+        return
     bars = []
     for name, figures in found.items():
         bars.append(at_most(f"{name}: false alarms in 500 batches of 50, all rules together, mean "
