@@ -1,18 +1,22 @@
 """False alarms on streams without a change, and how soon unknown requests are noticed.
 
-`python bench/watch_stream.py [banking77|nlupp] [--quick]`; a part by itself is kept for a call with
-the other part, and recorded with it. 30 streams of 500 batches of 50; a new deal of rows into
-train, reference and traffic for every third stream. Changes of 10, 20 and 40 % begin at batch 20;
-a stream in which a rule spoke before its change is dealt anew (false alarms are the first bar).
+`python bench/watch_stream.py [banking77|nlupp [--from N --to N]] [--quick]`. Streams measured one
+by one are kept; a call without names adds them up, measures what is missing, and records.
+
+30 streams of 500 batches of 50; a new deal of rows into train, reference and traffic for every
+third stream. Changes of 10, 20 and 40 % begin at batch 20; a stream in which a rule spoke before
+its change is dealt anew (false alarms are the first bar).
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -52,56 +56,73 @@ def stream(watched: Watched, limits: dict[str, float], ground: Any, share: float
     return alarms
 
 
-def measure(name: str, deal: Callable[[int], Watched]) -> dict[str, Any]:
-    false: Counter[str] = Counter()
-    per_stream: list[int] = []
-    delays: dict[float, list[int]] = {share: [] for share in SHARES}
-    first: dict[float, Counter[str]] = {share: Counter() for share in SHARES}
-    started = time.monotonic()
-    for number in range(NUM_STREAMS):
-        if number % STREAMS_PER_DEAL == 0:
+def measure(name: str, deal: Callable[[int], Watched], numbers: range) -> list[dict[str, Any]]:
+    """One document a stream; those that the same code has measured before are taken over."""
+    place = WORK / f"stream-{name}-{code()}"
+    place.mkdir(parents=True, exist_ok=True)
+    told, ready, started = [], -1, time.monotonic()
+    for number in numbers:
+        path = place / f"{number}.json"
+        if path.exists():
+            told.append(json.loads(path.read_text()))
+            continue
+        first = number // STREAMS_PER_DEAL * STREAMS_PER_DEAL
+        if ready != first:
             watched = deal(number // STREAMS_PER_DEAL)
             ground = make_ground(watched.lens, batch_size=BATCH)
-            limits = set_limits(ground, seed=number)
+            limits, ready = set_limits(ground, seed=first), first
         alarms = stream(watched, limits, ground, 0.0, 1000 + number, NUM_BATCHES)
-        per_stream.append(len(alarms))
-        false.update(rule for _, rule in alarms)
+        delays, rules = {}, {}
         for share in SHARES:
             for attempt in range(20):
                 found = stream(watched, limits, ground, share,
                                (2000 + number) * 100 + attempt, BEGIN + LONGEST)  # fmt: skip
                 if not found or found[0][0] >= BEGIN:
                     break
-            delays[share].append(found[0][0] - BEGIN + 1 if found else LONGEST)
-            first[share].update([found[0][1]] if found else ["none"])
-        print(name, number, per_stream[-1], {s: d[-1] for s, d in delays.items()},
-              f"{time.monotonic() - started:.0f} s", flush=True)  # fmt: skip
+            delays[str(share)] = found[0][0] - BEGIN + 1 if found else LONGEST
+            rules[str(share)] = found[0][1] if found else "none"
+        told.append({"false": [rule for _, rule in alarms], "delays": delays, "first": rules})
+        path.write_text(json.dumps(told[-1]))
+        print(name, number, told[-1], f"{time.monotonic() - started:.0f} s", flush=True)
+    return told
+
+
+def code() -> str:
+    """Stands for everything that a stream depends on."""
+    import tunewright.monitor.limits
+
+    files = sorted(Path(tunewright.monitor.limits.__file__).parent.glob("*.py"))
+    files += [Path(__file__).parent / "watch_model.py", Path(__file__).parent / "watch_rows.py"]
+    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:10]
+
+
+def add_up(told: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    shares = [str(share) for share in SHARES]
     return {
-        "false_alarms_per_500_batches": float(np.mean(per_stream)),
-        "false_alarms_by_stream": per_stream,
-        "false_alarms_by_rule": dict(false),
-        "mean_delay_batches": {str(s): float(np.mean(d)) for s, d in delays.items()},
-        "longest_delay_batches": {str(s): max(d) for s, d in delays.items()},
-        "first_rule": {str(s): dict(c) for s, c in first.items()},
+        "false_alarms_per_500_batches": float(np.mean([len(one["false"]) for one in told])),
+        "false_alarms_by_stream": [len(one["false"]) for one in told],
+        "false_alarms_by_rule": dict(Counter(rule for one in told for rule in one["false"])),
+        "mean_delay_batches": {s: float(np.mean([t["delays"][s] for t in told])) for s in shares},
+        "longest_delay_batches": {s: max(t["delays"][s] for t in told) for s in shares},
+        "first_rule": {s: dict(Counter(t["first"][s] for t in told)) for s in shares},
     }
+
+
+def option(name: str, usual: int) -> int:
+    return int(sys.argv[sys.argv.index(name) + 1]) if name in sys.argv else usual
 
 
 PARTS = {"banking77": watch_banking77, "nlupp": watch_nlupp}
 
 
 def main() -> None:
-    found: dict[str, Any] = {}
-    wanted = [name for name in PARTS if name in sys.argv] or list(PARTS)
-    for name, deal in PARTS.items():
-        kept = WORK / f"stream-{name}-{NUM_STREAMS}.json"
-        if name in wanted:
-            found[name] = measure(name, deal)
-            kept.write_text(json.dumps(found[name]))
-        elif kept.exists():
-            found[name] = json.loads(kept.read_text())
-    if len(found) < len(PARTS):
-        print(found)
+    chosen = [name for name in PARTS if name in sys.argv]
+    if chosen:
+        for name in chosen:
+            numbers = range(option("--from", 0), option("--to", NUM_STREAMS))
+            print(add_up(measure(name, PARTS[name], numbers)))
         return
+    found = {name: add_up(measure(name, deal, range(NUM_STREAMS))) for name, deal in PARTS.items()}
     bars = []
     for name, figures in found.items():
         bars.append(at_most(f"{name}: false alarms in 500 batches of 50, all rules together, mean "

@@ -1,5 +1,6 @@
 """A server with runs, releases and a browser in front of it."""
 
+import json
 import shutil
 
 import pytest
@@ -9,6 +10,8 @@ from postgres_server import settle
 from tunewright.api.app import make_app
 from tunewright.hosting import Hosting, bases_of, find_served
 from tunewright.jobs.home import open_home
+from tunewright.releases.board import add_release, move_release
+from tunewright.releases.gate import read_lineage
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 ATTACK = "<img src=x onerror=alert(1)><script>alert(2)</script>"
@@ -46,6 +49,28 @@ class Site:
     def stop(self):
         self.live.stop()
         self.database.close()
+
+
+def write_story(site):
+    """A release with an alarm, a tuning, moves and the scores of an update."""
+    run = site.runs / "topics-1"
+    release = add_release(site.database, "support", str(run), read_lineage(run), who="me")
+    move_release(site.database, "support", release.version, "production", who="me", why="test")
+    (run / "watch").mkdir()
+    alarm = {"batch": 3, "time_s": 1e9, "sentence": f"confidence fell {ATTACK}", "cost_usd": 12.5,
+             "clusters": [{"name": "new_kind", "count": 7, "examples": [ATTACK]}]}  # fmt: skip
+    (run / "watch" / "alerts.jsonl").write_text(json.dumps(alarm) + "\n")
+    (run / "lineage.json").write_text(json.dumps({
+        "parent": "/somewhere/topics-0", "strategy": "continue", "because": [ATTACK],
+        "names": ["first", "update 1"], "matrix": [[0.9, 0.1], [0.88, 0.75]],
+        "learning": {"acc": 0.815, "bwt": -0.02, "fwt": None}, "left_out": {"text repeated": 3},
+        "probe": {"says": "61.0 % of 600 unrelated texts lie by their own kind, before 62.0 %"},
+    }))  # fmt: skip
+    folder = site.home.folder.auto("support")
+    folder.mkdir(parents=True)
+    line = {"at": 2e9, "event": "tuning", "says": ["errors have cost $30", "60 rows"],
+            "release": "support@1"}  # fmt: skip
+    (folder / "story.jsonl").write_text(json.dumps(line) + "\n{half")
 
 
 @pytest.fixture

@@ -4,11 +4,13 @@ import json
 import time
 
 import pytest
+from tests.web.conftest import write_story
 
 PAGES = {
     "overview": "/", "runs": "/runs", "run": "/runs/topics-1", "review": "/runs/topics-1/review",
     "compare": "/compare?a=topics-1&b=topics-2", "playground": "/playground",
-    "releases": "/releases", "tune": "/tune", "traffic": "/traffic", "login": "/login",
+    "releases": "/releases", "story": "/story/support",
+    "tune": "/tune", "traffic": "/traffic", "login": "/login",
     "monitoring": "/monitoring",
 }  # fmt: skip
 WIDE = """[...document.querySelectorAll('main *, header *')].filter((e) =>
@@ -60,6 +62,7 @@ def rows(site):
          "dropped": False, "suggestions": [card["labels"][0], "", ""]}
     ]  # fmt: skip
     path.write_text(json.dumps(card))
+    write_story(site)
     return card
 
 

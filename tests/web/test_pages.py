@@ -7,13 +7,12 @@ import shutil
 import httpx2 as httpx
 import pytest
 from tests.jobs.conftest import wish
-from tests.web.conftest import ATTACK, Site
+from tests.web.conftest import ATTACK, Site, write_story
 
 from tunewright.access import create_key
 from tunewright.cleaning import read_decisions
 from tunewright.jobs.board import add_job
-from tunewright.releases.board import add_release, list_releases, move_release
-from tunewright.releases.gate import read_lineage
+from tunewright.releases.board import list_releases
 from tunewright.web.shell import POLICY
 
 PAGES = ("/", "/runs", "/runs/topics-1", "/runs/topics-1/review", "/compare?a=topics-1&b=topics-2",
@@ -217,25 +216,7 @@ def test_a_live_run_streams_its_state(site, client):
 
 def test_the_story_of_a_release_is_told_in_order(site, client):
     """Moves, alarms, tunings and the scores of every task; text from outside is escaped."""
-    run = site.runs / "topics-1"
-    release = add_release(site.database, "support", str(run), read_lineage(run), who="me")
-    move_release(site.database, "support", release.version, "production", who="me", why="test")
-    (run / "watch").mkdir()
-    alarm = {"batch": 3, "time_s": 1e9, "sentence": f"confidence fell {ATTACK}", "cost_usd": 12.5,
-             "clusters": [{"name": "new_kind", "count": 7, "examples": [ATTACK]}]}  # fmt: skip
-    (run / "watch" / "alerts.jsonl").write_text(json.dumps(alarm) + "\n")
-    (run / "lineage.json").write_text(json.dumps({
-        "parent": "/somewhere/topics-0", "strategy": "continue", "because": [ATTACK],
-        "names": ["first", "update 1"], "matrix": [[0.9, 0.1], [0.88, 0.75]],
-        "learning": {"acc": 0.815, "bwt": -0.02, "fwt": None}, "left_out": {"text repeated": 3},
-    }))  # fmt: skip
-    folder = site.home.folder.auto("support")
-    folder.mkdir(parents=True)
-    lines = [{"at": 2e9, "event": "tuning", "says": ["errors have cost $30", "60 rows"],
-              "release": "support@1"}]  # fmt: skip
-    (folder / "story.jsonl").write_text(
-        "".join(json.dumps(line) + "\n" for line in lines) + "{half"
-    )
+    write_story(site)
     page = client.get("/story/support").text
     assert client.get("/story").text.count("errors have cost $30") == 1
     for part in ("tuning again", "confidence fell", "$12.50", "new_kind", "topics-0", "75.0",
