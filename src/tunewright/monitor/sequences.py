@@ -22,6 +22,9 @@ SLACK = 0.5
 """Standard deviations of a batch mean that a cumulative sum forgives each batch, at least."""
 DOUBT = 2.0
 """Standard errors of the reference's own mean that it forgives on top."""
+START_ROWS = 1000
+"""Requests without an alarm that join the reference when a watch begins."""
+STRAY = 3.0
 MOST_Z = 6.0
 """One wild batch counts this much at most."""
 MEMORY = 0.1
@@ -86,6 +89,49 @@ class Baseline:
     def mix_distance(self, running_SC: Floats) -> Floats:
         """(S,) chi-square distance of a running mix of classes from the reference's."""
         return np.asarray(((running_SC - self.mix_C) ** 2 / self.mix_C).sum(axis=-1))
+
+
+@dataclass
+class Start:
+    """The first requests of a watch, added up until they join the reference. sums, counts: per rule
+    of means; kernel, mix: sums of features and counts of classes.
+    """
+
+    sums_m: Floats
+    counts_m: Floats
+    kernel_D: Floats
+    mix_C: Floats
+    rows: int = 0
+
+    def add(self, means_nm: Floats, kernel_nD: Floats, classes_n: NDArray[np.int64]) -> None:
+        """Take one batch in."""
+        self.sums_m = self.sums_m + np.nansum(means_nm, axis=0)
+        self.counts_m = self.counts_m + np.isfinite(means_nm).sum(axis=0)
+        self.kernel_D = self.kernel_D + kernel_nD.sum(axis=0)
+        self.mix_C = self.mix_C + np.bincount(classes_n, minlength=len(self.mix_C))
+        self.rows += len(classes_n)
+
+    def join(self, base: Baseline, reference_rows: int) -> Baseline:
+        """The baseline of reference and start together.
+
+        A reference of a few hundred rows is off by chance, always in the same way; traffic that
+        raised no alarm tells better what is usual. A rule whose mean lies further off than the
+        doubt of both explains (STRAY standard errors) keeps its own: that is a change.
+        """
+        with np.errstate(divide="ignore", invalid="ignore"):
+            here_m = self.sums_m / self.counts_m
+            error_m = base.deviation_m * np.sqrt(1 / base.count_m + 1 / self.counts_m)
+            joins_m = np.abs(here_m - base.mean_m) <= STRAY * error_m
+        total_m = base.count_m + self.counts_m
+        mean_m = (base.mean_m * base.count_m + self.sums_m) / np.maximum(total_m, 1)
+        rows = reference_rows + self.rows
+        return Baseline(
+            mean_m=np.where(joins_m, mean_m, base.mean_m),
+            deviation_m=base.deviation_m,
+            count_m=np.where(joins_m, total_m, base.count_m),
+            kernel_D=(base.kernel_D * reference_rows + self.kernel_D) / rows,
+            mix_C=smooth_mix(base.mix_C * reference_rows + self.mix_C),
+        )
 
 
 def read_means(rules: list[Rule], facts: Facts) -> Floats:

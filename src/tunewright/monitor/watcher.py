@@ -15,9 +15,11 @@ from tunewright.monitor.profile import Facts
 from tunewright.monitor.rules import RULES, Rule
 from tunewright.monitor.sequences import (
     MEMORY,
+    START_ROWS,
     WINDOW_BATCHES,
     RateSum,
     Running,
+    Start,
     Sums,
     make_rate_sum,
     read_means,
@@ -42,7 +44,8 @@ class Seen:
 
 class Watcher:
     """Observes batches and gives signals. After a signal every rule starts anew, and one that spoke
-    must go further from then on: what was told is told again only when it grew.
+    must go further from then on: what was told is told again only when it grew. The first
+    START_ROWS requests join the reference where they raise no alarm.
     """
 
     def __init__(self, ground: Ground, limits: Mapping[str, float]) -> None:
@@ -50,7 +53,12 @@ class Watcher:
         self.batch = 0
         self.recent: deque[Seen] = deque(maxlen=KEPT_BATCHES)
         self.levels: dict[str, float] = {}
-        self._slack = ground.baseline.slack(ground.batch_size)
+        self.baseline = ground.baseline
+        self._slack = self.baseline.slack(ground.batch_size)
+        size = len(ground.means)
+        self._start: Start | None = Start(
+            np.zeros(size), np.zeros(size), 0 * self.baseline.kernel_D, 0 * self.baseline.mix_C
+        )
         self._restart()
 
     def observe(self, requests: Sequence[Request], facts: Facts) -> list[Signal]:
@@ -69,8 +77,18 @@ class Watcher:
         if signals:
             for name in spoke:
                 self.limits[name] = raise_limit(RULES[name], self.limits[name])
+            self._start = None  # whatever came so far is no longer the usual
             self._restart()
+        elif self._start is not None and self._start.rows >= START_ROWS:
+            self._join_start(self._start)
         return signals
+
+    def _join_start(self, start: Start) -> None:
+        rows = len(self.ground.lens.reference.length)
+        self.baseline = start.join(self.baseline, rows)
+        self._slack = self.baseline.slack(self.ground.batch_size)
+        self._start = None
+        self._restart()
 
     def _restart(self) -> None:
         ground = self.ground
@@ -82,7 +100,7 @@ class Watcher:
         for rule in ground.rates:
             assert rule.read is not None
             self.rates[rule.name] = replace(make_rate_sum(rule.read(reference)), since=self.batch)
-        self.running = Running(ground.baseline.kernel_D, ground.baseline.mix_C)
+        self.running = Running(self.baseline.kernel_D, self.baseline.mix_C)
         self.started = self.batch
 
     def _add(self, facts: Facts) -> None:
@@ -91,7 +109,9 @@ class Watcher:
         counts_m = np.isfinite(means_nm).sum(axis=0)
         with np.errstate(invalid="ignore", divide="ignore"):
             batch_m = np.nansum(means_nm, axis=0) / counts_m
-        self.sums.step(ground.baseline.z(batch_m, counts_m), self._slack, self.batch)
+        self.sums.step(self.baseline.z(batch_m, counts_m), self._slack, self.batch)
+        if self._start is not None:
+            self._start.add(means_nm, ground.features.of(facts.states_nH), facts.classes_n)
         for rule in ground.rates:
             assert rule.read is not None
             values = rule.read(facts)
@@ -107,7 +127,7 @@ class Watcher:
         return {name: rate.total for name, rate in self.rates.items()}
 
     def _other_levels(self, facts: Facts) -> dict[str, float]:
-        levels, baseline, running = {}, self.ground.baseline, self.running
+        levels, baseline, running = {}, self.baseline, self.running
         for rule in self.ground.others:
             if rule.kind == "kernel":
                 levels[rule.name] = float(baseline.kernel_distance(running.kernel_D))
