@@ -14,6 +14,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import sys
 import tempfile
 from collections import defaultdict
@@ -101,6 +102,7 @@ def begin(rows: Sequence[Example], test: Sequence[Example], folder: Path, name: 
         "retune": {"strategy": "continue", "holdout": 0.05},
     })  # fmt: skip
     train(recipe, run, silence(), resume=run.exists())
+    shutil.rmtree(run / "checkpoints", ignore_errors=True)
     return run
 
 
@@ -111,6 +113,7 @@ def update(old: Path, task: dict[str, list[Example]], run: Path, replay: float) 
     new = write_rows(task["train"], run.with_name(f"{run.name}-new.jsonl"))
     plan, asker = plan_retune(RunFolder(old), new, silence(), [f"retune.replay={replay}"])
     retune(plan, asker, run, silence())
+    shutil.rmtree(run / "checkpoints", ignore_errors=True)
     return run
 
 

@@ -124,6 +124,7 @@ def tune_again(
     how = ["retune.holdout=0.2", "retune.margin=0.05", "retune.strategy=continue"]
     plan, asker = plan_retune(RunFolder(first), rows, silence(), how)
     update = retune(plan, asker, run, silence())
+    shutil.rmtree(run / "checkpoints", ignore_errors=True)
     return {
         "suspects": [client for client, *_ in plan.rows.clients],
         "left_out": plan.rows.left_out, "promoted": update.promoted,

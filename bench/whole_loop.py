@@ -42,6 +42,7 @@ def measure(seed: int) -> dict[str, Any]:
                 num_new=option("--new", 3))  # fmt: skip
     (WORK / f"told-{seed}.json").write_text(json.dumps(told, indent=1))
     print(json.dumps(told, indent=1))
+    shutil.rmtree(folder, ignore_errors=True)
     return told
 
 
