@@ -65,6 +65,7 @@ def test_other_data_is_looked_at_anew(tmp_path):
     assert sum(map(len, _sides(first))) == 80 and sum(map(len, _sides(second))) == 60
 
 
+@pytest.mark.slow
 def test_large_rows_lie_in_a_folder_that_goes_away(tmp_path, monkeypatch):
     monkeypatch.setattr(parts, "PARTS_FROM_BYTES", 1)
     recipe = tickets(tmp_path / "t.csv")

@@ -64,6 +64,7 @@ def test_check_finds_and_shows_itself():
     assert shown.startswith("<iframe srcdoc=") and 'sandbox="allow-scripts"' in shown
 
 
+@pytest.mark.slow
 def test_a_run_from_rows_to_benefit():
     settings = {"training.num_epochs": 1, "evaluation.baselines": ["majority"]}
     run = tw.train(ROWS, "runs/first", task="classify", settings=settings)

@@ -33,6 +33,7 @@ def server(tmp_path_factory):
 
 
 @pytest.mark.timeout(600)
+@pytest.mark.slow
 def test_a_job_learns_from_a_grader(server):
     client = server.client(max_retries=0)
     file = client.files.create(file=("p.jsonl", jsonl(prompts())), purpose="fine-tune")

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import numpy as np
+import pytest
 import torch
 from tests.model_zoo import make_tiny
 
@@ -21,6 +22,7 @@ def test_a_text_is_left_out_of_its_own_mean():
     assert rights.tolist() == [1, 1, 1, 1, 0]
 
 
+@pytest.mark.slow
 def test_the_probe_tells_a_spoilt_encoder_from_the_same_one(tmp_path):
     base = load_base("embedded:minilm", task="classify", labels=("a", "b"))
     asker = Asker(base, Rendering("classify", base.tokenizer, 64, base.labels), 8)

@@ -62,6 +62,7 @@ def strange(number, topic, rng):
     return f"the hotel pool {number} was closed and breakfast eggs {rng.random():.3f} were cold"
 
 
+@pytest.mark.slow
 def test_watched_by_its_log_alone_and_nothing_is_asked(account, hosted, tmp_path, capsys):
     quiet = write_log(tmp_path / "quiet.jsonl", count=200, text=usual, answer=lambda t: f"{t}.")
     assert command(["watch", str(hosted), "--log", str(quiet), "--json"]) == 0

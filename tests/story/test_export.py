@@ -133,6 +133,7 @@ def test_gguf_answers_as_trained(tuned, tmp_path, base, precision):
         assert parity.same_text == 1.0
 
 
+@pytest.mark.slow
 def test_vllm_gets_an_adapter_only_where_it_takes_one(tuned, tmp_path):
     notes = {}
     for method in ("lora", "ia3", "dora"):
@@ -142,6 +143,7 @@ def test_vllm_gets_an_adapter_only_where_it_takes_one(tuned, tmp_path):
     assert "--enable-lora" in notes["lora"] and notes["ia3"] == notes["dora"] == "vllm serve ."
 
 
+@pytest.mark.slow
 def test_eight_bits_may_tip_a_close_choice(tuned, tmp_path):
     run = tuned("llama", "chat", "lora-int8")
     assert export_run(run, "adapter", tmp_path / "a", silence()).parity[0].max_logit_difference == 0

@@ -301,6 +301,7 @@ def test_several_labels_in_one_cell(live):
     assert all(isinstance(line["prediction"], list) for line in lines)
 
 
+@pytest.mark.slow
 def test_default_rivals_for_every_task(live):
     for kind, rows, sections, expected in (
         ("bert", tickets(), {}, {"tuned", "base", "majority", "tfidf_linear", "linear_probe"}),
@@ -510,6 +511,7 @@ def test_rows_with_nothing_to_learn_are_refused(live):
 
 
 @pytest.mark.parametrize("kind", ["llama", "bert"])
+@pytest.mark.slow
 def test_recomputed_activations_and_accumulation_change_no_number(live, kind):
     losses = []
     for number, training in enumerate(

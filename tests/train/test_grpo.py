@@ -186,6 +186,7 @@ def live(tmp_path, name="run", steps=4, resume=False, **more):
     return train(recipe, tmp_path / name, silence(), resume=resume), tmp_path / name
 
 
+@pytest.mark.slow
 def test_a_run_is_judged_by_its_reward_and_resumes_to_the_same_bits(tmp_path):
     report, whole = live(tmp_path, grpo={"updates": 2})
     assert report.primary_metric == "reward"

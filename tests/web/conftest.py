@@ -56,10 +56,11 @@ def write_story(site):
     run = site.runs / "topics-1"
     release = add_release(site.database, "support", str(run), read_lineage(run), who="me")
     move_release(site.database, "support", release.version, "production", who="me", why="test")
-    (run / "watch").mkdir()
+    (run / "watch").mkdir(exist_ok=True)
     alarm = {"batch": 3, "time_s": 1e9, "sentence": f"confidence fell {ATTACK}", "cost_usd": 12.5,
              "clusters": [{"name": "new_kind", "count": 7, "examples": [ATTACK]}]}  # fmt: skip
-    (run / "watch" / "alerts.jsonl").write_text(json.dumps(alarm) + "\n")
+    with (run / "watch" / "alerts.jsonl").open("a") as file:
+        file.write(json.dumps(alarm) + "\n")
     (run / "lineage.json").write_text(json.dumps({
         "parent": "/somewhere/topics-0", "strategy": "continue", "because": [ATTACK],
         "names": ["first", "update 1"], "matrix": [[0.9, 0.1], [0.88, 0.75]],
