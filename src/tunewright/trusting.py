@@ -106,6 +106,10 @@ def find_threshold(
     asker = open_asker(str(folder.path))
     if asker.rendering.task != "classify" or asker.rendering.multi_label:
         raise RunError(f"{folder.path}: thresholds are for classifiers of one label a row")
+    labels = asker.rendering.labels
+    fits = len(labels) == 2 and wish.positive in (None, *labels)
+    if kind != "hand over" and not fits:
+        raise RecipeError(f"threshold: alarms are for two labels; here are {', '.join(labels[:6])}")
     validation = prepare(recipe.data, "classify", journal).splits.validation
     if not validation:
         raise RunError(f"{folder.path}: no validation rows to choose on; train with some")
@@ -117,12 +121,7 @@ def find_threshold(
         strange = _strange(asker, unknown, recipe.data, journal) if unknown else None
         found = _hand_over(wish, fitted, test, strange)
     else:
-        labels = asker.rendering.labels
         positive = wish.positive or rarer_label(fitted, labels)
-        if len(labels) != 2 or positive not in labels:
-            raise RecipeError(
-                f"threshold: alarms are for two labels; here are {', '.join(labels[:6])}"
-            )
         place = list(labels).index(positive)
         found = _alarm(wish, positive, _scored(fitted, place, positive),
                        _scored(test, place, positive))  # fmt: skip

@@ -99,7 +99,9 @@ def read_lines(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
                 return
             if number == lines[-1][0] and len(lines) > 1:
                 return  # a line that is being written
-            raise DataError(f"{path}:{number}: not a line of JSON ({error})") from error
+            raise DataError(
+                f"{path}:{number}: not a line of JSON ({error}); write one request a line, as JSON"
+            ) from error
         if not isinstance(document, dict):
             raise DataError(f"{path}:{number}: a line holds one JSON object; this is another value")
         yield f"{path}:{number}", document
