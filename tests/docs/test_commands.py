@@ -51,6 +51,8 @@ NOT_RUN = {
     "tunewright export runs/x --to gguf": "causal bases; tests/story/test_export.py",
     "tunewright release rollback support": "two versions in production; tests/releases/test_board.py",
     "tunewright serve runs/tickets runs/writer": "two models; tests/api",
+    "tunewright auto support --traffic traffic/ --set retune.retune_usd=20 "
+    "--set business.cost_per_error_usd=0.5": "goes on until it is stopped; tests/test_unattended.py",
 }  # fmt: skip
 HOSTED = "runs/hosted"
 """Runs that were tuned at a provider: a key is needed; tests/providers plays them at emulators."""

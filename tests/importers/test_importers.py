@@ -259,6 +259,12 @@ def test_bad_configs_end_in_one_line(text, says, tmp_path):
     assert "\n" not in str(caught.value)
 
 
+def test_a_short_axolotl_config_is_known_by_its_list_of_datasets(tmp_path):
+    path = tmp_path / "short.yaml"
+    path.write_text("base_model: a/b\ndatasets: [{path: rows.jsonl, type: alpaca}]\nlora_r: 8\n")
+    assert import_config(path).tool == "axolotl"
+
+
 def test_missing_binary_and_unknown_tool(tmp_path):
     with pytest.raises(RecipeError, match="no such file"):
         import_config(tmp_path / "none.yaml")

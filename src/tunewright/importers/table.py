@@ -194,6 +194,11 @@ def _is_unsloth(values: Mapping[str, Any]) -> bool:
     return isinstance(training, Mapping) and ("lora" in values or "training_type" in training)
 
 
+def _is_axolotl(values: Mapping[str, Any]) -> bool:
+    own = _has("sequence_len", "micro_batch_size", "val_set_size", "pretraining_dataset")
+    return own(values) or ("base_model" in values and isinstance(values.get("datasets"), list))
+
+
 # Tried in this order; the first that fits is the tool.
 SIGNS: tuple[tuple[str, Callable[[Mapping[str, Any]], bool]], ...] = (
     ("torchtune", _is_torchtune),
@@ -202,7 +207,7 @@ SIGNS: tuple[tuple[str, Callable[[Mapping[str, Any]], bool]], ...] = (
     ("autotrain", lambda values: "task" in values and ("params" in values or "backend" in values)),
     ("trl", _has(COMMAND)),
     ("llamafactory", _has("stage", "finetuning_type", "cutoff_len", "dataset_dir")),
-    ("axolotl", _has("sequence_len", "micro_batch_size", "val_set_size", "pretraining_dataset")),
+    ("axolotl", _is_axolotl),
     ("trl", _has("model_name_or_path", "dataset_name")),
 )
 IMPORTERS: dict[str, Callable[[Mapping[str, Any], Draft], None]] = {
